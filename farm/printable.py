@@ -12,6 +12,8 @@ from typing import TextIO, cast
 
 #: Control and format characters (escape sequences, bidirectional overrides), line separators, lone surrogates.
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+#: How files in UTF-8, which cannot hold lone surrogates, have them: as escapes. JSON may bring some.
+LONE_SURROGATES = "backslashreplace"
 #: stdin, stdout and stderr.
 _STANDARD_STREAMS = 3
 #: Joiners are format characters, too, but parts of words and emoji.

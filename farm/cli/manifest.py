@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from farm.printable import LONE_SURROGATES
+
 JSON_NAME, CSV_NAME = "manifest.jsonl", "manifest.csv"
 _COLUMNS = ("id", "status", "files", "prompt", "seed", "model", "error")
 
@@ -58,7 +60,7 @@ def as_csv(rows: Iterable[Row]) -> bytes:
     for row in rows:
         fields = {**asdict(row), "files": " ".join(row.files)}
         writer.writerow([_harmless(fields[name]) for name in _COLUMNS])
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors=LONE_SURROGATES)
 
 
 def _harmless(value: object) -> object:

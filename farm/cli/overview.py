@@ -26,7 +26,7 @@ def write_pages(output: Output, rows: Sequence[Row]) -> str:
     starts = range(0, max(1, len(images)), PAGE_IMAGES)
     names = ["index.html", *(f"index-{number}.html" for number in range(2, len(starts) + 1))]
     for name, start in zip(names, starts, strict=True):
-        output.write(name, image_page(title, images[start : start + PAGE_IMAGES], names).encode())
+        output.write(name, image_page(title, images[start : start + PAGE_IMAGES], names))
     return names[0]
 
 

@@ -30,8 +30,11 @@ def checks(client: Client, model_id: str) -> bool | None:
 
 
 def model_for(name: str, images: int) -> str:
-    """Return the model that `--model NAME` means with this number of input images."""
-    model = for_images(name, images)
+    """Return the model that `--model NAME` means with this number of input images; an alias is the farm's to resolve.
+
+    It is the farm's own name, which all its routes take: another id would have the terms of its dialect.
+    """
+    model = for_images(name, images) or find(name)
     return model.name if model else name
 
 

@@ -22,6 +22,7 @@ from farm.cli.batches import BatchClient
 from farm.cli.bulk_render import MAX_FILE_BYTES, MAX_TRIES, BulkRender, body_of
 from farm.cli.output import Folder
 from farm.cli.request_file import FileRequest
+from farm.domain.catalogue import SRPO
 from farm.domain.error_codes import Code
 from tests.farms import image_facts
 from tests.s3 import S3
@@ -123,6 +124,36 @@ def test_the_same_command_renders_what_is_missing_and_nothing_else(
 
     assert run.at(live.url)(*words, "--guidance", "3").status == 0  # other requests
     assert len(job_ids(farm)) == 9
+
+
+def test_a_lone_surrogate_in_an_id_or_a_prompt_ends_no_run(live: LiveFarm, run: Runner, tmp_path: Path) -> None:
+    """A program that cuts texts by UTF-16 units leaves half an emoji, which UTF-8 cannot hold."""
+    out, half = tmp_path / "out", "\ud83d"
+    requests = ({"id": f"fox{half}", "prompt": "a fox"}, {"id": "owl", "prompt": f"an owl {half}"})
+    words = ("render", "--from", file_of(tmp_path, *requests), "--out", str(out))
+
+    for _ in range(2):  # the second time the manifest has both
+        ended = run.at(live.url)(*words)
+
+        assert (ended.status, "Traceback" in ended.err) == (1, False)
+        assert "owl: prompt: " in ended.err
+    assert rows(out)[f"fox{half}"]["files"] == ["fox-.jpeg"]
+    assert all(text in (out / "manifest.csv").read_text() for text in (r"fox\ud83d", r"an owl \ud83d"))
+    assert r"fox\ud83d" in (out / "index.html").read_text()
+
+
+def test_an_id_of_any_dialect_names_the_same_model_for_one_image_and_for_several(
+    live: LiveFarm, farm: Farm, run: Runner, tmp_path: Path
+) -> None:
+    words = ("render", "a fox", "--size", "256x256", "--steps", "1", "--out", str(tmp_path))
+
+    for model_id in (SRPO.name, *(SRPO.of(dialect)[0] for dialect in ("fal", "wavespeed", "siraya"))):
+        for seeds in ("7", "7,8"):
+            assert run.at(live.url)(*words, "--model", model_id, "--seeds", seeds).status == 0, (model_id, seeds)
+
+    jobs = [farm.store.get(job_id) for job_id in job_ids(farm)]
+    one, *others = (job.request.model_copy(update={"seed": 7}) for job in jobs if job)
+    assert others == [one] * 5, "one job of each single command, and the two of the first grid: the others found them"
 
 
 def test_the_error_of_a_request_names_the_option_that_was_typed(live: LiveFarm, run: Runner, tmp_path: Path) -> None:

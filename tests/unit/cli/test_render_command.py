@@ -26,7 +26,8 @@ URLS = ["https://a.example/fox.png", "http://127.0.0.1:8000/files/x.png", "HTTPS
         ("srpo", ["srpo", "srpo-image-to-image", "srpo-image-to-image", "srpo-image-to-image"]),
         ("kontext", ["kontext-text-to-image", "kontext", "kontext-multi", "kontext-multi"]),
         ("kontext-multi", ["kontext-multi"] * 4),
-        ("fal-ai/flux/srpo", ["fal-ai/flux/srpo"] * 4),
+        ("fal-ai/flux/srpo", ["srpo"] * 4),
+        ("dall-e-3", ["dall-e-3"] * 4),
         ("sdxl", ["sdxl"] * 4),
     ],
 )
