@@ -55,6 +55,8 @@ RETRY_SECONDS = 5.0
 #: And at least as often while all lines are jobs: it may be late for its window.
 MAX_LATE_LOOK_SECONDS = 60.0
 MAX_LIMIT_PAUSE_SECONDS = 60
+#: A bulk fails when its step has failed so often in a row in one process: it would until the end of its window.
+MAX_FAULTS = 5
 
 _END: Mapping[Ending | None, BulkState] = {None: BulkState.COMPLETED, "expired": BulkState.EXPIRED}
 #: Seconds after which to look at a bulk again. None: when its last job or its completion window ends.
@@ -93,6 +95,8 @@ class BulkRunner:
         self._pool = LeasedPool("bulk", MAX_CONCURRENT_BULKS, take=self._take, handle=self._handle)
         #: The bulks in progress, with their fences.
         self._in_progress: dict[str, int] = {}
+        #: How often the step of a bulk has failed here in a row, with no outage to blame.
+        self._faults: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def work(self) -> None:
@@ -124,8 +128,18 @@ class BulkRunner:
 
     def _handle(self, leased: LeasedBulk) -> bool:
         pause: Pause = RETRY_SECONDS
+        step = BulkStep(self._parts, leased, self._pool.draining.is_set)
         try:
-            pause = BulkStep(self._parts, leased, self._pool.draining.is_set).take()
+            pause = step.take()
+            self._faults.pop(leased.id, None)
+        except (FarmError, OSError):  # what may pass
+            raise
+        except Exception:
+            self._faults[leased.id] = self._faults.get(leased.id, 0) + 1
+            if self._faults[leased.id] >= MAX_FAULTS:
+                step.give_up()
+                del self._faults[leased.id]
+            raise
         finally:
             with self._lock:
                 del self._in_progress[leased.id]
@@ -150,6 +164,12 @@ class BulkStep:
         except NotFound:
             self._fail([LineProblem("file_not_found", "The input file no longer exists.")])
             return 0
+
+    def give_up(self) -> None:
+        """End a bulk whose step fails again and again."""
+        self._fail(
+            [LineProblem("internal_error", "The farm fails on this batch again and again; its log has the reason.")]
+        )
 
     def _take(self) -> Pause:
         is_running = self._bulk.state in (BulkState.VALIDATING, BulkState.IN_PROGRESS)

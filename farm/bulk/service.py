@@ -65,6 +65,8 @@ class BulkService:
         return self.get(caller, bulk_id)
 
     def _input_file(self, caller: Caller, file_id: str) -> BulkFile:
+        if not file_id.isascii():  # JSON may have lone surrogates, which Redis cannot be asked for
+            raise no_such_file(file_id)
         try:
             file = self._files.get(caller, file_id)
         except NotFound as error:

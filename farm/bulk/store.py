@@ -182,8 +182,8 @@ def no_such_file(file_id: str) -> InvalidRequest:
 
 
 def errors_text(errors: Sequence[LineProblem]) -> str:
-    """Return problems as the record keeps them."""
-    return json.dumps([asdict(problem) for problem in errors], ensure_ascii=False)
+    """Return problems as the record keeps them, in ASCII: UTF-8 cannot hold the lone surrogates that lines may have."""
+    return json.dumps([asdict(problem) for problem in errors])
 
 
 def _us(seconds: float) -> int:

@@ -13,6 +13,8 @@ from farm.domain.catalogue import MAX_BULK_LINE, MAX_BULK_LINES
 
 #: So many problems are reported; the lines behind them are not looked at.
 MAX_PROBLEMS = 100
+#: Longest id of a model that the record of a bulk shows, in characters.
+MAX_SHOWN_MODEL = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,12 @@ class FileCheck:
                 "duplicate_custom_id", f"The id '{line.custom_id[:80]}' is that of an earlier line.", "custom_id"
             )
         self._seen.add(digest)
-        model = line.body.get("model")
         if len(self._models) < 2:
-            self._models.add(model if isinstance(model, str) else "")
+            self._models.add(_shown_model(line.body.get("model")))
+
+
+def _shown_model(model: object) -> str:
+    """Return the model as the record shows it; empty for what no model is called, which its line is refused for."""
+    if isinstance(model, str) and len(model) <= MAX_SHOWN_MODEL and model.isprintable():
+        return model
+    return ""

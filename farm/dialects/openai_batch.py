@@ -24,6 +24,8 @@ from farm.domain.job import Job
 MIN_KEEP_SECONDS, MAX_KEEP_SECONDS = 3600, 2592000
 MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE = 16, 64, 512
 MAX_CUSTOM_ID = 512
+#: So many characters of what is wrong with a line are shown, whole problems: errors of all lines are in the job store.
+MAX_LINE_MESSAGE = 500
 #: Pages of files, and of batches: the most items, and how many without a limit.
 MAX_FILES, DEFAULT_FILES = 10_000, 10_000
 MAX_BATCHES, DEFAULT_BATCHES = 100, 20
@@ -124,7 +126,8 @@ def read_line(content: bytes, endpoint: Endpoint) -> Line:
     try:
         line = fields.decode(content)
     except InvalidRequest as error:
-        raise BadLine("invalid_json_line", f"The line is not a JSON object: {error}") from error
+        reason = error.shortened(MAX_LINE_MESSAGE)
+        raise BadLine("invalid_json_line", f"The line is not a JSON object: {reason}") from error
     _refuse_other_fields(line)
     custom_id, method, url, body = (line.get(name) for name in _LINE_FIELDS)
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
@@ -230,7 +233,8 @@ def succeeded(custom_id: str, job: Job, status: int, body: Mapping[str, Any]) ->
 
 def failed(custom_id: str, job_id: str, status: int, error: FarmError) -> answers.ResultLine:
     """Build the line of a request that was refused, or whose job failed."""
-    response = error_response(status, error)
+    shown = error.shortened(MAX_LINE_MESSAGE) if isinstance(error, InvalidRequest) else error
+    response = error_response(status, shown)
     return _line(custom_id, job_id, response.status, response.body)
 
 

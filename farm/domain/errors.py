@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Self
 
 from farm.domain.error_codes import FAILURES, CallFailure, Code
@@ -79,9 +80,17 @@ class InvalidRequest(FarmError):
 
     code = Code.INVALID_REQUEST
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], *, more: int = 0) -> None:
+        """`more`: how many further problems are left out."""
         self.problems = problems
-        super().__init__("; ".join(f"{p.field}: {p.message}" if p.field else p.message for p in problems))
+        texts = [f"{p.field}: {p.message}" if p.field else p.message for p in problems]
+        super().__init__("; ".join([*texts, f"and {more} more"] if more else texts))
+
+    def shortened(self, max_characters: int) -> InvalidRequest:
+        """Return the error with its first problems, at least one: as many as fit, with the number of the others."""
+        lengths = accumulate(len(problem.field) + len(problem.message) for problem in self.problems)
+        kept = max(1, sum(length <= max_characters for length in lengths))
+        return InvalidRequest(self.problems[:kept], more=len(self.problems) - kept)
 
 
 class ClientGone(FarmError):

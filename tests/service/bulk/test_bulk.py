@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -158,6 +159,31 @@ def test_bad_requests_are_in_the_error_file_and_the_good_lines_go_on(harness: Bu
     assert "no-such-model" in failed[1]["response"]["body"]["error"]["message"]
 
 
+@pytest.mark.parametrize("model", ["\ud83d", "x" * 100_000], ids=["a lone surrogate", "a long text"])
+def test_what_no_model_can_be_called_is_refused_in_its_line_and_not_kept(
+    harness: BulkHarness, api: FlaskClient, farm: Farm, model: str
+) -> None:
+    batch = harness.end_of(create(api, request(1, model=model), request(2, model=model)))
+
+    assert (batch["status"], batch["model"]) == ("completed", None)
+    assert codes(harness.lines(batch["error_file_id"])) == ["model_not_found"] * 2
+    assert (farm.redis.memory_usage(redis_keys.bulk(batch["id"])) or 0) < 4096
+
+
+def test_the_error_of_a_line_has_its_first_problems_and_the_number_of_the_others(
+    harness: BulkHarness, api: FlaskClient
+) -> None:
+    unknown: dict[str, Any] = {f"unknown{number}": 1 for number in range(90)}
+    batch = harness.end_of(create(api, request(1, n=99, seed=-1, **unknown)))
+
+    (refused,) = harness.lines(batch["error_file_id"])
+    error = refused["response"]["body"]["error"]
+    assert error["param"] == "n"
+    assert "seed: " in error["message"]
+    assert re.search(r"; and 8\d more$", error["message"])
+    assert len(json.dumps(refused)) < 2000
+
+
 @pytest.mark.parametrize(
     ("lines", "problems"),
     [
@@ -172,6 +198,9 @@ def test_bad_requests_are_in_the_error_file_and_the_good_lines_go_on(harness: Bu
         ([{"custom_id": "a", "method": "POST", "body": {}}], [(1, "missing_required_parameter", "url")]),
         ([request(1) | {"timeout": 3}], [(1, "unknown_parameter", "timeout")]),
         ([b"", b"  "], [(None, "empty_file", None)]),
+        ([request(1) | {"custom_id": "a\ud83d"}] * 2, [(2, "duplicate_custom_id", "custom_id")]),
+        ([request(1) | {"\ud83d": 1}], [(1, "unknown_parameter", "\ud83d")]),
+        ([b'{"\\ud83d": 1, "\\ud83d": 2}'], [(1, "invalid_json_line", None)]),
     ],
 )
 def test_a_file_that_cannot_be_used_fails_with_line_numbers_and_reasons(
@@ -470,6 +499,8 @@ def test_an_upload_is_refused_by_the_name_of_what_is_wrong(
         ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
         ({"webhook_url": "http://127.0.0.1/hook"}, "webhook_url"),
         ({"input_file_id": "file-unknown"}, "input_file_id"),
+        ({"input_file_id": "file-\ud83d"}, "input_file_id"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a"),
         ({"priority": "low"}, "priority"),
     ],
 )

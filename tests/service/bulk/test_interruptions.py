@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from farm.auth.api_keys import LOCAL
 from farm.bootstrap import Farm
 from farm.bulk.store import BulkStore
+from farm.bulk.validation import FileCheck
 from farm.domain.bulk import BulkState, Endpoint, NewBulk, Progress, new_bulk_id
 from farm.domain.errors import BulkEnded, StorageUnavailable, StoreUnavailable
 from farm.domain.job import BulkLine
@@ -28,6 +29,7 @@ from tests.service.jobstore import jobs
 from tests.service.webhooks.test_courier import CourierHarness
 from tests.service.workers.worker import folder_of
 from tests.webhook_receiver import Receiver, answer, running_receiver
+from workers.bulk import MAX_FAULTS
 
 RESULTS = ("output_file_id", "error_file_id")
 ENDPOINT: Endpoint = "/v1/images/generations"
@@ -178,6 +180,23 @@ def test_a_storage_that_is_away_delays_a_batch_and_loses_nothing(
     assert batch["request_counts"] == {"total": 6, "completed": 5, "failed": 1}
     assert results(harness, batch) == [f"r{number}" for number in range(6)]
     assert len(job_ids(farm)) == 5
+
+
+def test_a_batch_whose_step_fails_again_and_again_ends(
+    harness: BulkHarness, api: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.bulk.RETRY_SECONDS", 0)
+    attempts: list[None] = []
+
+    def broken(*_: Any, **__: Any) -> None:
+        attempts.append(None)
+        raise ValueError
+
+    monkeypatch.setattr(FileCheck, "check", broken)
+    batch = harness.end_of(create(api, request(1)))
+
+    assert (batch["status"], len(attempts)) == ("failed", MAX_FAULTS)
+    assert [error["code"] for error in batch["errors"]["data"]] == ["internal_error"]
 
 
 def test_a_file_that_vanishes_fails_its_batch(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
