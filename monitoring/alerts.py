@@ -59,7 +59,7 @@ _IS_LOADING = (
 #: Free bytes of the data folder's disk below which the first thing is refused.
 _DISK_RESERVE = "max without (refused) (farm_disk_reserve_bytes)"
 #: A forecast follows the last half hour, and must hold for an hour: a download, or a file that is rewritten, after
-#: which the disk no longer fills, is none.
+#: which the disk no longer fills, raises no alert.
 _DISK_HOURS = 4
 #: An API that reaches no Redis answers Prometheus, and its callers with 503.
 _CUT_OFF = "farm_store_up == 0 and on () max(farm_store_up) == 1"

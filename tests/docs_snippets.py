@@ -29,7 +29,8 @@ EXECUTED_BY: dict[tuple[str, str], str | tuple[str, ...]] = {
     ("capacity.md", "sh"): _COMMANDS,
     ("cards.md", "sh"): "test_weights_are_converted_and_verified",
     ("chaos.md", "sh"): "test_make_takes_the_options_of_the_pages",
-    ("cli.md", "console"): "test_an_example_is_a_command_that_exists_with_its_options",
+    # Those of services, renders, keys and weights are run in their own tests, with other values.
+    ("cli.md", "console"): "test_an_example_works",
     **{(f"coming-from-{name}.md", "python"): _PYTHON for name in ("aimlapi", "fal", "openai", "siraya", "wavespeed")},
     **{(f"coming-from-{name}.md", "js"): _JAVASCRIPT for name in ("aimlapi", "fal", "openai", "siraya", "wavespeed")},
     ("coming-from-fal.md", "sh"): "test_over_tls_the_environment_alone_redirects_it",
@@ -102,6 +103,12 @@ def executed_by(test: str, language: str = "") -> list[Snippet]:
     """Return the blocks that this test has to execute, of one language or of all."""
     found = [snippet for snippet in all_snippets() if executor_of(snippet) == test]
     return [snippet for snippet in found if language in ("", snippet.language)]
+
+
+def command_examples(blocks: list[Snippet]) -> list[str]:
+    """Return the commands of blocks of the page of commands."""
+    lines = {line.removeprefix("$ ") for block in blocks for line in block.code.splitlines()}
+    return sorted(line for line in lines if "[OPTIONS]" not in line)
 
 
 def executor_of(snippet: Snippet) -> str | None:

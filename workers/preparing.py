@@ -210,7 +210,7 @@ class Preparer:
         try:
             return self._storage.read(source)
         except NotFound as error:
-            raise UnusableImage(Code.FILE_DOWNLOAD_ERROR, "this farm has the file no more") from error
+            raise UnusableImage(Code.FILE_DOWNLOAD_ERROR, "the farm no longer has this file") from error
 
     def _refuse(self, job: Job, error: Exception) -> str:
         """End the job, and return the code with which it ended."""

@@ -13,7 +13,7 @@ RUN python -m venv /opt/farm && /opt/farm/bin/pip install --no-cache-dir '.[otel
 FROM ${PYTHON}
 COPY --from=build /opt/farm /opt/farm
 ENV PATH=/opt/farm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
-# Nobody's files, no privileges; the root file system may be read-only, with /tmp in memory.
+# A user who owns no files and has no privileges; the root file system may be read-only, with /tmp in memory.
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000

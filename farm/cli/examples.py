@@ -24,8 +24,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "models": ("farm models",),
     "top": ("farm top",),
     "usage": ("farm usage", "farm usage --since 90d --csv"),
-    "pause": ("farm pause", "farm pause --model kontext --priority low"),
-    "resume": ("farm resume", "farm resume --model kontext --priority low"),
+    "pause": ("farm pause", "farm pause --model kontext", "farm pause --caller bob"),
+    "resume": ("farm resume", "farm resume --model kontext", "farm resume --caller bob"),
     "doctor": ("farm doctor", "farm doctor --digests", "farm doctor --json"),
     "simulate": (
         "farm simulate --gpus 8 --load 0.8 --price-per-gpu-hour 2.5",

@@ -161,10 +161,10 @@ def test_whatever_is_sent_the_answer_is_as_described(document: Path, farm: Runni
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("whose", ["its own", "another's", "an unknown key"])
+@pytest.mark.parametrize("whose", ["its own", "another caller's", "an unknown key"])
 def test_with_keys_on_it_is_so_too(keyed: KeyedFarm, tmp_path: Path, whose: str) -> None:
     """Call with the key of the named jobs' caller, with another caller's, and with an invalid one."""
     document = described(keyed, tmp_path)
-    key = {"its own": keyed.key, "another's": keyed.create("bob"), "an unknown key": "srpo-nobody"}[whose]
+    key = {"its own": keyed.key, "another caller's": keyed.create("bob"), "an unknown key": "srpo-nobody"}[whose]
 
     run(document, keyed, "--phases", "coverage,fuzzing", "--max-examples", "5", "--max-time", "240", key=key)

@@ -387,7 +387,7 @@ def test_a_file_that_went_away_ends_the_job(studio: Studio) -> None:
 
     job = studio.until_prepared(job_id)
 
-    assert (job.code, job.error) == ("file_download_error", "image_url: this farm has the file no more")
+    assert (job.code, job.error) == ("file_download_error", "image_url: the farm no longer has this file")
 
 
 # Whatever happens

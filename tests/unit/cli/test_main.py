@@ -18,7 +18,7 @@ from typer.main import get_command
 from farm import __version__
 from farm.cli.main import app, main
 from farm.settings import has_colours
-from tests.docs_snippets import DOCS, executed_by, farm_commands
+from tests.docs_snippets import DOCS, command_examples, executed_by, farm_commands
 
 COMMANDS = [
     *("up", "api", "worker", "demo", "render", "models", "top", "usage", "pause", "resume", "doctor"),
@@ -99,18 +99,11 @@ def test_the_help_of_every_command_ends_with_examples_of_it(run: Runner, words: 
         assert line in (DOCS / "cli.md").read_text()
 
 
-def examples() -> list[str]:
-    """Return the commands of the page of commands."""
-    snippets = executed_by("test_an_example_is_a_command_that_exists_with_its_options")
-    lines = {line.removeprefix("$ ") for snippet in snippets for line in snippet.code.splitlines()}
-    return sorted(line for line in lines if "[OPTIONS]" not in line)
-
-
 #: Pages whose shell code calls `farm`.
 PAGES = ["../README.md", *(page.name for page in sorted(DOCS.glob("*.md")) if farm_commands(page.name))]
 
 
-@pytest.mark.parametrize("line", examples())
+@pytest.mark.parametrize("line", command_examples(executed_by("test_an_example_works")))
 def test_an_example_is_a_command_that_exists_with_its_options(line: str) -> None:
     assert_exists([word for word in shlex.split(line) if "=" not in word or " " in word])
 
