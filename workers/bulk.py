@@ -7,6 +7,7 @@ says: a line has one job, whose id follows from the bulk and the number of the l
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -44,6 +45,8 @@ from farm.uploads.uploads import Uploads
 
 #: Bulks that one process works on concurrently.
 MAX_CONCURRENT_BULKS = 4
+#: And, of these, of one caller: each step may take long.
+MAX_BULKS_OF_ONE_CALLER = MAX_CONCURRENT_BULKS - 1
 #: Most jobs of one bulk that have not ended. More would only wait: workers take a few at a time.
 MAX_OPEN_JOBS = 1000
 #: After so many lines the progress of a bulk is recorded. A process that dies has as many looked at once more.
@@ -93,8 +96,8 @@ class BulkRunner:
         self._lease_seconds = lease_seconds
         self._worker = worker
         self._pool = LeasedPool("bulk", MAX_CONCURRENT_BULKS, take=self._take, handle=self._handle)
-        #: The bulks in progress, with their fences.
-        self._in_progress: dict[str, int] = {}
+        #: The bulks in progress, by their ids.
+        self._in_progress: dict[str, LeasedBulk] = {}
         #: How often the step of a bulk has failed here in a row, with no outage to blame.
         self._faults: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -106,7 +109,7 @@ class BulkRunner:
     def hold(self) -> None:
         """Renew the leases on the bulks in progress: a periodic task, to run well within a lease."""
         with self._lock:
-            leases = list(self._in_progress.items())
+            leases = [(leased.id, leased.fence) for leased in self._in_progress.values()]
         if leases:
             self._parts.bulks.renew(leases, self._lease_seconds)
 
@@ -119,11 +122,13 @@ class BulkRunner:
         self._pool.close()
 
     def _take(self) -> Taken[LeasedBulk] | None:
-        leased = self._parts.bulks.claim(self._lease_seconds, self._worker)
-        if leased is None:
-            return None
-        with self._lock:
-            self._in_progress[leased.id] = leased.fence
+        with self._lock:  # between the claim and the count no other thread may claim
+            bulks_of = Counter(leased.bulk.caller for leased in self._in_progress.values())
+            not_of = [caller for caller, bulks in bulks_of.items() if bulks >= MAX_BULKS_OF_ONE_CALLER]
+            leased = self._parts.bulks.claim(self._lease_seconds, self._worker, not_of=not_of)
+            if leased is None:
+                return None
+            self._in_progress[leased.id] = leased
         return Taken(leased)
 
     def _handle(self, leased: LeasedBulk) -> bool:

@@ -119,13 +119,13 @@ class BulkStore:
 
     # What the process does that works on a bulk
 
-    def claim(self, lease_seconds: float, worker: str = "") -> LeasedBulk | None:
-        """Lease the next bulk that is due; None if there is none now.
+    def claim(self, lease_seconds: float, worker: str = "", *, not_of: Collection[str] = ()) -> LeasedBulk | None:
+        """Lease the next bulk that is due, of a caller that is not among `not_of`; None if there is none now.
 
         `worker` is the id of this process, whose exit ends the lease (`JobStore.worker_died`).
         """
         with translated():
-            claimed = self._scripts.run("claim_bulk", _us(lease_seconds), MAX_BULKS_PER_CALLER, worker)
+            claimed = self._scripts.run("claim_bulk", _us(lease_seconds), MAX_BULKS_PER_CALLER, worker, *not_of)
             if not claimed:
                 return None
             bulk_id, fence, claimed_us = claimed

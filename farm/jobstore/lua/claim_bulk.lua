@@ -1,7 +1,8 @@
 -- Give a process the next bulk that is due, under a lease: the first of a caller that no process works for, else the first.
--- ARGV: lease_us, how many are looked at, the id of the process
+-- ARGV: lease_us, how many are looked at, the id of the process, then callers that hold their share of it and are skipped
 -- Returns {id, fence, the time}, or nothing
-local lease_us, max_looked_at, process = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local lease_us, max_looked_at, process, has_its_share = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], {}
+for i = 4, #ARGV do has_its_share[ARGV[i]] = true end
 
 local function served_callers()
   redis.call('ZREMRANGEBYSCORE', P .. 'bulk_leases', '-inf', integer(now()))
@@ -18,10 +19,10 @@ local function next_due()
     local caller = redis.call('HGET', bulk_key(id), 'caller')
     if not caller then
       redis.call('ZREM', P .. 'bulk_due', id)
-    elseif not served[caller] then
-      return id
+    elseif not has_its_share[caller] then
+      if not served[caller] then return id end
+      first = first or id
     end
-    first = first or (caller and id)
   end
   return first
 end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -38,6 +39,7 @@ from tests.service.bulk.bulks import (
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import FACTS
 from tests.service.workers.worker import Opened
+from workers.bulk import MAX_BULKS_OF_ONE_CALLER, MAX_CONCURRENT_BULKS, BulkStep
 
 
 def codes(lines: list[dict[str, Any]]) -> list[str | None]:
@@ -555,6 +557,34 @@ def test_the_batches_of_one_caller_do_not_delay_another_callers(
     leased = [farm.bulks.claim(30) for _ in range(4)]
 
     assert [owners[each.id] for each in leased if each] == ["ada", "bob", "ada", "ada"]
+
+
+def test_a_caller_with_many_batches_leaves_a_thread_to_others(
+    open_harness: HarnessOpener,
+    keyed: FlaskClient,
+    ada: dict[str, str],
+    bob: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others' batches come when hers, which take long, are in progress."""
+    take, goes_on, held = BulkStep.take, threading.Event(), set[str]()
+
+    def slow(step: BulkStep) -> float | None:
+        if step._bulk.caller == "ada":
+            held.add(step._bulk.id)
+            goes_on.wait()
+        return take(step)
+
+    monkeypatch.setattr(BulkStep, "take", slow)
+    harness = open_harness(keyed)
+    hers = [create(keyed, request(number), headers=ada) for number in range(MAX_CONCURRENT_BULKS + 1)]
+    try:
+        harness.until(lambda: len(held) >= MAX_BULKS_OF_ONE_CALLER)
+        his = harness.end_of(create(keyed, request(9), headers=bob), bob)
+        assert (his["status"], len(held)) == ("completed", MAX_BULKS_OF_ONE_CALLER)
+    finally:
+        goes_on.set()
+    assert {harness.end_of(batch_id, ada)["status"] for batch_id in hers} == {"completed"}
 
 
 def test_a_lost_lease_does_not_count_for_its_caller(
