@@ -20,6 +20,7 @@ from farm.cli.client import Client
 from farm.cli.download import Downloader, FinishedJob
 from farm.cli.image_page import PageImage, write_image_page
 from farm.cli.terminal import show_table, timings_text
+from farm.client.safety_check import check_fields
 from farm.domain.errors import FarmError
 from farm.printable import say
 from farm.process import child
@@ -49,7 +50,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder to save the images in.")
         signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="srpo-farm-demo-") as data_dir, running_farm(Path(data_dir)) as url:
         client = Client(load().model_copy(update={"url": url}))
-        jobs = [_submit(client, seed, *prompt) for seed, prompt in enumerate(PROMPTS, start=1)]
+        jobs = [submit(client, seed, *prompt) for seed, prompt in enumerate(PROMPTS, start=1)]
         downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=True)
         finished = downloader.finish(jobs)
     show_timings(finished)
@@ -85,8 +86,10 @@ def _images(job: FinishedJob) -> list[PageImage]:
     return [PageImage(file, job.view["prompt"], facts) for file in job.files]
 
 
-def _submit(client: Client, seed: int, prompt: str, size: str) -> str:
-    job_id: str = client.post("/jobs", {"model": "srpo", "prompt": prompt, "image_size": size, "seed": seed})["id"]
+def submit(client: Client, seed: int, prompt: str, size: str) -> str:
+    """Submit a prompt of the demo, and return the id of its job. Raises CallFailed."""
+    fields = {"model": "srpo", "prompt": prompt, "image_size": size, "seed": seed}
+    job_id: str = client.post("/jobs", fields | check_fields(client, "srpo"))["id"]
     return job_id
 
 

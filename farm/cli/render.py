@@ -16,9 +16,10 @@ from farm.cli.download import Downloader, FinishedJob, slug
 from farm.cli.output import BUCKET
 from farm.cli.render_options import in_options
 from farm.cli.render_requests import BulkOptions, Requests, grid_axes, render_requests
-from farm.cli.request_fields import checks, image_fields, image_size, image_urls, model_for, takes_several
+from farm.cli.request_fields import image_fields, image_size, image_urls, model_for, takes_several
 from farm.cli.request_file import FileRequest, read_requests
 from farm.cli.terminal import say_json, show_images, timings_text
+from farm.client.safety_check import check_fields
 from farm.domain.catalogue import (
     KONTEXT_SIZES,
     MAX_GUIDANCE,
@@ -145,8 +146,8 @@ def _render_one(
     """Render one job, and download its images."""
     client = Client(load())
     fields = {"model": model, **image_fields(urls, several=takes_several(model)), **given}
-    if "enable_safety_checker" not in fields and checks(client, model) is False:
-        fields["enable_safety_checker"] = False
+    if "enable_safety_checker" not in fields:
+        fields |= check_fields(client, model)
     downloader = Downloader(client, out, console=Console(stderr=True), shows_progress=not as_json)
     job_id = _submit(client, fields)
     say(f"job: {job_id}", file=sys.stderr)

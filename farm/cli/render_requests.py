@@ -19,9 +19,10 @@ from farm.cli.manifest import JSON_NAME, Row
 from farm.cli.output import output_at
 from farm.cli.overview import images_text, write_contact_sheets, write_pages
 from farm.cli.render_options import OPTIONS, naming_options
-from farm.cli.request_fields import checks, image_fields, image_size, model_for, takes_several
+from farm.cli.request_fields import image_fields, image_size, model_for, takes_several
 from farm.cli.request_file import FileRequest, UnusableRequests, refuse_shared_files
 from farm.cli.terminal import say_json, show_images
+from farm.client.safety_check import check_fields
 from farm.domain.catalogue import SRPO, TERMS
 from farm.domain.errors import FarmError
 from farm.printable import say
@@ -98,7 +99,7 @@ def render_requests(requests: Requests, options: BulkOptions) -> None:
 
 def _complete(client: Client, requests: Requests, listed: Sequence[FileRequest]) -> Iterator[FileRequest]:
     """Yield the requests with every field of their calls."""
-    unchecked: dict[str, bool | None] = {}
+    checks: dict[str, dict[str, bool]] = {}
     for request in listed:
         fields = {"model": requests.model, **_unsaid(requests.defaults, request.fields), **request.fields}
         inputs = _inputs(fields, requests.images, request.line)
@@ -110,10 +111,9 @@ def _complete(client: Client, requests: Requests, listed: Sequence[FileRequest])
         elif model == SRPO.name and "size" not in fields:
             fields.setdefault("image_size", TERMS["native"].size)
         if "enable_safety_checker" not in fields:
-            if model not in unchecked:
-                unchecked[model] = checks(client, model)
-            if unchecked[model] is False:
-                fields["enable_safety_checker"] = False
+            if model not in checks:
+                checks[model] = check_fields(client, model)
+            fields |= checks[model]
         yield replace(request, fields=fields)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from farm.cli.client import Client
 from farm.domain.catalogue import MAX_INPUT_BYTES, find, for_images
 from farm.domain.errors import FarmError
 
@@ -20,13 +19,6 @@ _URL = re.compile(r"(https?://|data:)", re.IGNORECASE)
 
 class UnusableFile(FarmError):
     """A file given with --image cannot be sent."""
-
-
-def checks(client: Client, model_id: str) -> bool | None:
-    """Return False if this farm has no safety checker, which a request must agree to; None for the model's default."""
-    models = client.get("/models")["models"]
-    is_unchecked = any(model["served"] and model["safety"] == "off" for model in models if model_id in model["ids"])
-    return False if is_unchecked else None
 
 
 def model_for(name: str, images: int) -> str:

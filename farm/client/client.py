@@ -13,6 +13,7 @@ from typing_extensions import TypedDict, Unpack
 from farm import clock
 from farm.client.http import CallFailed, HttpClient, escaped
 from farm.client.input_image import InputImage, url_of
+from farm.client.safety_check import check_fields
 from farm.domain.catalogue import Acceleration, OutputFormat, find, for_images
 from farm.domain.errors import FarmError
 
@@ -201,10 +202,14 @@ class Client:
         return job.images()
 
     def submit(self, prompt: str, *images: InputImage, model: str = "srpo", **parameters: Unpack[Parameters]) -> Job:
-        """Submit a prompt, and return its job at once. Raises CallFailed."""
+        """Submit a prompt, and return its job at once. Raises CallFailed.
+
+        Images are checked for safety by default, if the farm can.
+        """
         chosen = for_images(model, len(images))
         name = chosen.name if chosen else model
-        body = {"model": name, "prompt": prompt, **_inputs(name, images), **parameters}
+        check = {} if "enable_safety_checker" in parameters else check_fields(self._http, name)
+        body = {"model": name, "prompt": prompt, **_inputs(name, images), **check, **parameters}
         return self.job(self._http.post("/jobs", body)["id"])
 
     def job(self, job_id: str) -> Job:

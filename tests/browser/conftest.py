@@ -48,8 +48,9 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
 
 @pytest.fixture(scope="session")
 def slow_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    """Yield a farm whose images take long enough to be seen as they form."""
-    with running_farm(tmp_path_factory.mktemp("slow") / "data", FARM_SIMULATED_STEP_MS="80") as running:
+    """Yield a farm whose images take long enough to be seen as they form, and are not checked."""
+    environment = {"FARM_SIMULATED_STEP_MS": "80", "FARM_SAFETY": "off"}
+    with running_farm(tmp_path_factory.mktemp("slow") / "data", **environment) as running:
         yield running
 
 

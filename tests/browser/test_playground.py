@@ -91,16 +91,22 @@ def test_a_prompt_becomes_an_image_with_its_progress(page: Page) -> None:
     expect(card(page)).to_contain_text(re.compile(r"seed \d+ · [\d.]+ s"))
 
 
-def test_every_running_image_is_shown_as_it_forms_and_then_as_it_is(page: Page, slow_farm: RunningFarm) -> None:
+def test_every_running_image_of_an_unchecked_farm_is_shown_as_it_forms_and_then_as_it_is(
+    page: Page, slow_farm: RunningFarm
+) -> None:
     open_playground(page, slow_farm)
     fill(page, num_inference_steps=50)
+    check = page.get_by_label("Enable safety checker")
+    expect(check).to_be_disabled()
+    expect(check).not_to_be_checked()
+    expect(check).to_have_accessible_description("This farm has no safety checker.")
     for _ in range(3):
         page.click("#run")
         expect(page.locator("#run")).to_be_enabled()
 
     for number in (3, 2, 1):
         preview = card(page, number).get_by_alt_text(re.compile(r"Preview of image 1 after \d+ steps"))
-        assert width_of(preview) == 64
+        assert width_of(preview) == 192
     for number in (1, 2, 3):
         expect_status(card(page, number), "completed")
         expect(card(page, number).locator(".preview")).to_have_count(0)

@@ -225,6 +225,15 @@ export class ModelForm {
     return (schema.description ?? "").replaceAll("`", "") + range;
   }
 
+  /** Fix a field, if the model has it, to the only value that this farm takes, and say why. */
+  fix(name, value, reason) {
+    const input = this.inputs.get(name);
+    if (!input) return;
+    input.value = value;
+    input.input.disabled = true;
+    this.node.querySelector(`#field-${name}-help`).textContent = reason;
+  }
+
   /** The request's body: what differs from the defaults, and what must be there. */
   get body() {
     const body = { model: this.model.name };
@@ -250,6 +259,7 @@ export class ModelForm {
   /** Show the values of a body, and the defaults of what it does not name, or names a value for that cannot be. */
   set body(body) {
     for (const [name, input] of this.inputs) {
+      if (input.input.disabled) continue;
       const property = this.model.schema.properties[name];
       input.value = fits(body[name], simple(property)) ? body[name] : property.default;
     }

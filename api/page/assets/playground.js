@@ -22,6 +22,7 @@ function choose(name, body = {}) {
   const kept = form ? { prompt: form.body.prompt } : {};
   byId("model").value = name;
   form = new ModelForm(models.get(name));
+  if (served.get(name)?.safety === "off") form.fix("enable_safety_checker", false, "This farm has no safety checker.");
   form.body = { ...kept, ...body };
   byId("fields").replaceChildren(form.node);
   form.inputs.get("prompt").tools.append(button("Enhance prompt", enhance));

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from flask.testing import FlaskClient
 
 from api.app import create_app
+from farm import client as farm_client
 from farm.bootstrap import Farm
+from farm.cli import demo
 from farm.cli.batches import BatchClient
 from farm.cli.client import CallFailed, Client
 from farm.settings import Settings
+from tests.service.bulk.bulks import job_ids
 from tests.service.cli.commands import served
 from tests.service.jobstore.jobs import BASE
 from tests.webhook_receiver import Receiver, answer, close_early, running_receiver
@@ -83,3 +88,24 @@ def test_nothing_else_is_sent_twice(receiver: Receiver) -> None:
     with pytest.raises(CallFailed, match="gave no HTTP answer"):
         client.post("/jobs", {})
     assert len(receiver.received) == 1
+
+
+SUBMITS: dict[str, Callable[[str], object]] = {
+    "Client": lambda url: farm_client.Client(url).submit("a fox"),
+    "AsyncClient": lambda url: asyncio.run(farm_client.AsyncClient(url).submit("a fox")),
+    "farm demo": lambda url: demo.submit(Client(Settings(url=url)), 1, *demo.PROMPTS[0]),
+}
+
+
+@pytest.mark.parametrize("client", SUBMITS)
+@pytest.mark.parametrize("safety", ["off", "bundled"])
+def test_images_are_checked_by_default_if_the_farm_can(
+    farm: Farm, open_api: Callable[..., FlaskClient], client: str, safety: str
+) -> None:
+    with served(open_api(safety=safety).application) as url:
+        SUBMITS[client](url)
+
+    (job_id,) = job_ids(farm)
+    job = farm.store.get(job_id)
+    assert job
+    assert job.request.safety == (safety != "off")

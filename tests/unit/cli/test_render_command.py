@@ -12,7 +12,8 @@ import typer
 from farm.cli.client import CallFailed, Client
 from farm.cli.main import app
 from farm.cli.render_options import OPTIONS, in_options, naming_options
-from farm.cli.request_fields import UnusableFile, checks, image_fields, image_urls, model_for
+from farm.cli.request_fields import UnusableFile, image_fields, image_urls, model_for
+from farm.client.safety_check import check_fields
 from farm.domain.catalogue import MODELS
 from tests.images import data_uri, sample_image
 
@@ -135,6 +136,10 @@ class Models:
         return {"models": models}
 
 
-@pytest.mark.parametrize(("model", "sent"), [("srpo", False), ("srpo-id", False), ("kontext", None), ("unknown", None)])
-def test_a_farm_without_a_checker_is_not_asked_for_a_check(model: str, sent: bool | None) -> None:
-    assert checks(cast(Client, Models(srpo="off", kontext="bundled")), model) is sent
+@pytest.mark.parametrize(
+    ("model", "is_checked"), [("srpo", False), ("srpo-id", False), ("kontext", True), ("unknown", True)]
+)
+def test_a_farm_without_a_checker_is_not_asked_for_a_check(model: str, is_checked: bool) -> None:
+    sent = {} if is_checked else {"enable_safety_checker": False}
+
+    assert check_fields(cast(Client, Models(srpo="off", kontext="bundled")), model) == sent
