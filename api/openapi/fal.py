@@ -42,9 +42,11 @@ _SIGNED = {
     "X-Fal-Webhook-Timestamp": "Time of this attempt, in seconds since the epoch.",
     "X-Fal-Webhook-Signature": "ED25519, in hex; the keys are at `/.well-known/jwks.json`.",
 }
+#: What a lifecycle header does, up to the name of what is kept.
+SHORTENS = "`expiration_duration_seconds` shortens, and cannot lengthen, the retention"
 _CONDITIONS = {
     fal.REQUEST_TIMEOUT: "Seconds within which the request must start; otherwise it fails.",
-    fal.LIFECYCLE: "JSON; `expiration_duration_seconds` shortens the retention of the result.",
+    fal.LIFECYCLE: f"JSON; {SHORTENS} of the result.",
     fal.STORE_IO: "`0`: prompt and inputs are deleted when the request ends.",
     fal.NO_RETRY: "`1`: the request is not retried after a failure.",
     fal.RUNNER_HINT: "Worker affinity: requests with one hint go to the worker that took the last one, if it is idle.",
@@ -182,7 +184,7 @@ def _of_application(app: str) -> Iterable[Operation]:
         slug("cancel", app),
         f"Cancel a request of {app}",
         responses={
-            **errors(*GUARDED, 404, 422),
+            **errors(*GUARDED, 404, 413, 422),
             202: Response(
                 "It does not start, or stops within one denoising step.",
                 answers.FalCancelled,

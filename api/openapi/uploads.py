@@ -25,8 +25,7 @@ class FileForm(BaseModel):
 
 _BYTES = Body(media_type="application/octet-stream")
 _LIFECYCLE = tuple(
-    Parameter(name, "JSON; `expiration_duration_seconds` shortens the retention of the file.", where="header")
-    for name in fal_storage.LIFECYCLES
+    Parameter(name, f"JSON; {fal.SHORTENS} of the file.", where="header") for name in fal_storage.LIFECYCLES
 )
 _STORAGE_TYPE = Parameter("storage_type", f"Accepted without effect: {fal_storage.TOLERATED['storage_type']}.")
 _FILE_NAME = Parameter("X-Fal-File-Name", "The name under which a file that is not an image is saved.", where="header")

@@ -14,7 +14,7 @@ from werkzeug.exceptions import BadRequest
 from api.admission.sse import CHECK_SECONDS, COMMENT, event
 from api.context import ApiContext
 from api.http import fal_hosts, query
-from api.http.body import IMAGES_BODY, read_body
+from api.http.body import IMAGES_BODY, read_body, refuse_fields
 from farm import clock
 from farm.dialects import fal
 from farm.dialects.answers.fal import FalHandle, FalLogLine, FalStatus
@@ -129,6 +129,7 @@ def _add_requests(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def cancel(app: str, request_id: str) -> flask.Response:
         job = find(app, request_id)
         query.refuse_others()
+        refuse_fields()
         return _answer(*fal.cancelled(service.cancel(authenticator.caller(), job.id)))
 
     def find(app: str, request_id: str) -> Job:
@@ -183,7 +184,7 @@ def _order(context: ApiContext, endpoint: str) -> tuple[Order, Model]:
     model = context.service.model(endpoint, fal.NAME)
     if endpoint not in (*model.of(fal.NAME), *context.service.aliases(model)):
         raise UnknownModel(f"'{endpoint}' is not a fal model id of this farm; use {', '.join(model.of(fal.NAME))}")
-    priority, conditions = _priority(), _conditions()
+    priority, conditions = _priority(), _conditions(context)
     max_bytes = IMAGES_BODY if model.max_inputs else None
     # fal's JavaScript client sends no body for an empty input.
     body = read_body(fal.NAME, endpoint, priority, str(conditions), instead=b"{}", max_bytes=max_bytes)
@@ -193,9 +194,9 @@ def _order(context: ApiContext, endpoint: str) -> tuple[Order, Model]:
     return replace(order, idempotency_key=body.idempotency_key, body_digest=body.digest), model
 
 
-def _conditions() -> Conditions:
+def _conditions(context: ApiContext) -> Conditions:
     try:
-        return fal.conditions(flask.request.headers.get)
+        return fal.conditions(flask.request.headers.get, max_keep_seconds=context.farm.settings.result_ttl)
     except InvalidRequest as error:
         raise BadRequest(str(error)) from error
 

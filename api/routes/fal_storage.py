@@ -12,7 +12,7 @@ from werkzeug.exceptions import BadRequest
 
 from api.context import ApiContext
 from api.http import fal_hosts, query
-from api.http.body import pieces, read_bytes
+from api.http.body import pieces, read_bytes, refuse_fields
 from api.http.upload_body import UploadSlots
 from farm import clock
 from farm.dialects import fal, fal_storage, registry
@@ -57,7 +57,7 @@ def _add_tickets(blueprint: flask.Blueprint, context: ApiContext) -> None:
         caller = authenticator.caller()
         query.refuse_others("storage_type")
         announcement = parse(fal_storage.Announcement, decode(read_bytes() or b"{}"))
-        announced = UploadRequest(announcement.content_type, _keep_seconds(), name=announcement.file_name or "")
+        announced = UploadRequest(announcement.content_type, _keep_seconds(context), name=announcement.file_name or "")
         ticket = uploads.issue(caller.id, announced, in_parts=in_parts)
         return fal_storage.begun(f"{_cdn(context)}/upload/{ticket.id}", context.links.file(ticket.key))
 
@@ -67,7 +67,7 @@ def _add_tickets(blueprint: flask.Blueprint, context: ApiContext) -> None:
         until = clock.now_us() // 1_000_000 + TOKEN_SECONDS
         text = authenticator.token(until=until)
         query.refuse_others("storage_type")
-        read_bytes()  # an empty object
+        refuse_fields()  # the Python client sends an empty object
         return fal_storage.token(text, until=until, base=_cdn(context))
 
 
@@ -89,7 +89,7 @@ def _add_files(blueprint: flask.Blueprint, context: ApiContext, upload_slots: Up
     def upload() -> FalFile:
         caller = authenticator.uploader()
         query.refuse_others()
-        announced = _requirements()
+        announced = _requirements(context)
         with upload_slots.held(caller.id):
             key, _ = uploads.keep(caller.id, announced, pieces(MAX_UPLOAD))
         return fal_storage.kept(context.links.file(key))
@@ -104,8 +104,8 @@ def _add_parts(blueprint: flask.Blueprint, context: ApiContext, upload_slots: Up
     def upload_in_parts() -> FalMultipartUpload:
         caller = authenticator.uploader()
         query.refuse_others()
-        read_bytes()  # nothing
-        ticket = uploads.issue(caller.id, _requirements(), in_parts=True)
+        refuse_fields()
+        ticket = uploads.issue(caller.id, _requirements(context), in_parts=True)
         return fal_storage.begun_in_parts(context.links.file(ticket.key), ticket.id)
 
     @blueprint.put("/fal/cdn/upload/<ticket_id>/<number>/")
@@ -159,12 +159,12 @@ def _cdn(context: ApiContext) -> str:
     return fal_hosts.address(fal_hosts.CDN, context.links.base)
 
 
-def _requirements() -> UploadRequest:
+def _requirements(context: ApiContext) -> UploadRequest:
     """Return the content type, retention and file name from the headers of the current call. Raises BadRequest."""
     content_type = flask.request.headers.get("Content-Type", fal_storage.DEFAULT_TYPE)
     if len(content_type) > fal_storage.MAX_TYPE_LENGTH:
         raise BadRequest(f"The Content-Type is too long; send up to {fal_storage.MAX_TYPE_LENGTH} characters.")
-    return UploadRequest(content_type, _keep_seconds(), name=_file_name())
+    return UploadRequest(content_type, _keep_seconds(context), name=_file_name())
 
 
 def _file_name() -> str:
@@ -172,8 +172,9 @@ def _file_name() -> str:
     return flask.request.headers.get("X-Fal-File-Name", "").encode("latin-1", "replace").decode(errors="replace")
 
 
-def _keep_seconds() -> int:
+def _keep_seconds(context: ApiContext) -> int:
+    max_seconds = context.farm.settings.upload_ttl
     try:
-        return fal_storage.read_keep_seconds(flask.request.headers.get)
+        return fal_storage.read_keep_seconds(flask.request.headers.get, max_seconds=max_seconds)
     except InvalidRequest as error:
         raise BadRequest(f"{fal_storage.LIFECYCLES[0]}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal, TypeVar
 
@@ -70,11 +71,15 @@ def read(body: Mapping[str, Any], *, endpoint: str, model: str, default_seed: in
     return Order(endpoint, request, dialect=NAME, inline=fields.sync_mode, sources=fields.sources())
 
 
-def conditions(header: Callable[[str], str | None]) -> Conditions:
-    """Parse the conditions of a job from a submit's headers. Raises InvalidRequest, which names the header."""
+def conditions(header: Callable[[str], str | None], *, max_keep_seconds: float) -> Conditions:
+    """Parse the conditions of a job from a submit's headers. Raises InvalidRequest, which names the header.
+
+    `max_keep_seconds`: how long the farm keeps results.
+    """
+    read_keep_seconds = partial(parse_keep_seconds, max_seconds=max_keep_seconds)
     return Conditions(
         start_within=_read(header, REQUEST_TIMEOUT, _read_seconds, 0.0),
-        keep_seconds=_read(header, LIFECYCLE, parse_keep_seconds, 0),
+        keep_seconds=_read(header, LIFECYCLE, read_keep_seconds, 0),
         may_retry=not _read(header, NO_RETRY, _read_flag, False),
         keeps_payload=_read(header, STORE_IO, _read_flag, True),
         runner_hint=_read(header, RUNNER_HINT, _read_affinity, ""),

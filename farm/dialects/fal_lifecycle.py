@@ -31,15 +31,22 @@ class Access(Input):
 class Lifecycle(Input):
     """The value of the header. Source: fal's page on data retention. Null means the farm's own retention."""
 
-    expiration_duration_seconds: Annotated[Whole, Field(ge=1, le=10**9)] | None = None
+    expiration_duration_seconds: Annotated[Whole, Field(ge=1)] | None = None
     initial_acl: Access | None = None
 
 
-def parse_keep_seconds(text: str) -> int:
-    """Return the retention in seconds, 0 if the header does not set it. Raises InvalidRequest."""
+def parse_keep_seconds(text: str, *, max_seconds: float) -> int:
+    """Return the retention in seconds, 0 if the header does not set it.
+
+    `max_seconds` is the farm's own retention, which a caller can shorten only. Raises InvalidRequest.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         message = 'it is not JSON; allowed: an object such as {"expiration_duration_seconds": 3600}'
         raise InvalidRequest([Problem("", message, "json_invalid")]) from None
-    return parse(Lifecycle, value).expiration_duration_seconds or 0
+    seconds = parse(Lifecycle, value).expiration_duration_seconds or 0
+    if seconds > max_seconds:
+        message = f"longer than this farm keeps files; allowed: 1 to {int(max_seconds)}"
+        raise InvalidRequest([Problem("expiration_duration_seconds", message, "less_than_equal", seconds)])
+    return seconds

@@ -64,10 +64,13 @@ def part_number(text: str) -> int:
     return int(text)
 
 
-def read_keep_seconds(header: Callable[[str], str | None]) -> int:
-    """Return the retention of a file from the headers of a call, in seconds; 0 if not set. Raises InvalidRequest."""
+def read_keep_seconds(header: Callable[[str], str | None], *, max_seconds: float) -> int:
+    """Return the retention of a file from the headers of a call, in seconds; 0 if not set.
+
+    `max_seconds`: how long the farm keeps uploads. Raises InvalidRequest.
+    """
     values = {name: text for name in LIFECYCLES if (text := header(name)) is not None}
-    seconds = {parse_keep_seconds(text) for text in values.values()}
+    seconds = {parse_keep_seconds(text, max_seconds=max_seconds) for text in values.values()}
     if len(seconds) > 1:
         raise InvalidRequest([Problem("", f"{' and '.join(values)} disagree; send one of them", "conflict")])
     return seconds.pop() if seconds else 0

@@ -61,8 +61,8 @@ class ReceivedFile:
 class UploadRequest:
     """A caller's announcement of a file.
 
-    `keep_seconds`: how long to keep it, if shorter than the farm's default. `size`: its bytes. 0: not announced.
-    `name`: its file name, as the caller has it; empty: not announced.
+    `keep_seconds`: how long to keep it, up to the farm's retention; 0: as long as that. `size`: its bytes; 0: not
+    announced. `name`: its file name, as the caller has it; empty: not announced.
     """
 
     content_type: str
@@ -190,7 +190,7 @@ class Uploads:
             raise UploadComplete("This upload is complete, with another file; start a new one.")
 
     def _new_key(self, extension: Extension, announced: UploadRequest) -> str:
-        seconds = min(announced.keep_seconds or self._keep_seconds, self._keep_seconds)
+        seconds = announced.keep_seconds or self._keep_seconds
         # What was declared to be an image and is not has no known type.
         kept_type = announced.content_type if extension_for(announced.content_type) == extension else ""
         declaration = declared(kept_type, announced.name)

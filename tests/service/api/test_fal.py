@@ -407,6 +407,17 @@ def test_a_request_whose_payload_is_not_kept_is_answered_without_its_prompt(api:
     assert api.get(output["images"][0]["url"].removeprefix(BASE), buffered=True).data == b"an image"
 
 
+def test_a_result_is_not_kept_for_longer_than_the_farm_keeps_results(api: FlaskClient, farm: Farm) -> None:
+    week = int(farm.settings.result_ttl)
+    body, name = {"prompt": "a fox"}, "X-Fal-Object-Lifecycle-Preference"
+    as_long, longer = (f'{{"expiration_duration_seconds": {seconds}}}' for seconds in (week, week + 1))
+
+    assert api.post(FAL_QUEUE, json=body, headers={name: as_long}).status_code == 200
+    for path in (FAL_QUEUE, FAL_RUN):
+        message = fal_error(api.post(path, json=body, headers={name: longer}), 400)["message"]
+        assert (name in message, f"allowed: 1 to {week}" in message) == (True, True)
+
+
 def test_a_result_is_gone_when_its_lifecycle_is_over(api: FlaskClient, farm: Farm) -> None:
     headers = {"X-Fal-Object-Lifecycle-Preference": '{"expiration_duration_seconds": 1}'}
     response = api.post(FAL_QUEUE, json={"prompt": "a fox"}, headers=headers)
@@ -843,7 +854,7 @@ def test_the_direct_call_is_at_the_root_of_its_hosts(
 @pytest.mark.parametrize(
     "host", ["fal.run", "queue.fal.run", "rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media", "cdn.farm.example"]
 )
-@pytest.mark.parametrize("path", ["/farm/v1/jobs", "/healthz", "/api/v3/predictions/x", "/fal/queue/x/requests/y", "/"])
+@pytest.mark.parametrize("path", ["/farm/v1/jobs", "/healthz", "/api/v3/predictions/x", "/fal/proxy", "/"])
 def test_fals_hosts_serve_nothing_else(api: FlaskClient, host: str, path: str) -> None:
     response = api.get(path, base_url=f"https://{host}")
 

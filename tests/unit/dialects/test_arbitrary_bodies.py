@@ -45,11 +45,13 @@ def _of_a_form(body: Body, files: Any, *, default_seed: int) -> object:
 
 
 def _fals_headers(body: Body) -> object:
-    return fal.conditions(lambda name: text if isinstance(text := body.get(name), str) else None)
+    return fal.conditions(lambda name: text if isinstance(text := body.get(name), str) else None, max_keep_seconds=60)
 
 
 def _a_wish(body: Body) -> object:
-    return fal_storage.read_keep_seconds(lambda name: text if isinstance(text := body.get(name), str) else None)
+    return fal_storage.read_keep_seconds(
+        lambda name: text if isinstance(text := body.get(name), str) else None, max_seconds=60
+    )
 
 
 def _of_model(read: Callable[..., object], dialect: str) -> dict[str, Read]:
