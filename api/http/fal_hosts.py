@@ -23,6 +23,9 @@ FAL_HOSTS = {
 #: First labels of other host names → path prefixes.
 _PREFIXES_BY_LABEL = {"fal": RUN, "queue": QUEUE, "rest": REST, "cdn": CDN}
 
+#: Beginnings of paths that have their prefix already.
+_PREFIXES = tuple(f"{prefix}/" for prefix in (RUN, QUEUE, REST, CDN))
+
 _LABEL = "[a-z0-9_-]{1,63}"
 #: A name or an address, and a port: anything else could hide other parts of a URL.
 _HOST = re.compile(
@@ -89,8 +92,13 @@ def name_of(url: str) -> str:
 
 
 def _is_same_on_all_hosts(environ: dict[str, Any]) -> bool:
-    """Return True for files, signing keys and the parts of uploads, which have one path under every host name."""
+    """Return True for paths that are the same under every host name, since URLs in answers begin with any of them.
+
+    These are files, signing keys, the parts of uploads, and what is below a prefix already.
+    """
     path: str = environ["PATH_INFO"]
+    if path.startswith(_PREFIXES):
+        return True
     if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
         return _PART.match(path) is not None
     return path.startswith("/files/") or path == "/.well-known/jwks.json"

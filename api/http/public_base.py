@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import flask
 
-from api.http import fal_hosts
-
 
 @dataclass(frozen=True, slots=True)
 class PublicBase:
@@ -19,9 +17,9 @@ class PublicBase:
     def __call__(self) -> str:
         """Return the base for the current request, without a trailing slash.
 
-        At one of fal's host names only fal's own paths are served, so it is not a base.
+        One of fal's host names is a base, too: what URLs of answers lead to is served there at the same path.
         """
         host = flask.request.environ.get("HTTP_HOST", "")
-        if not self.host_decides or not host or fal_hosts.prefix_of(host):
+        if not self.host_decides or not host:
             return self.fixed
         return f"{flask.request.scheme}://{host}"

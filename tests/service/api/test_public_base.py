@@ -13,9 +13,11 @@ from farm.bootstrap import Farm
 from farm.jobstore import redis_keys
 from farm.process.listen import ListenAddress
 from tests.service.api.calls import FAL_QUEUE, FOX, WAVESPEED, bearer
+from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import BASE, FACTS
 
 HOST = "farm.example:9000"
+QUEUE_HOST = "queue.farm.example"
 URL = re.compile(r"https?://[^/\"]+")
 #: Calls of each dialect whose answers hold URLs.
 CALLS: dict[str, tuple[str, Any]] = {
@@ -59,10 +61,49 @@ def test_a_webhook_names_the_address_at_which_its_job_was_submitted(farm: Farm) 
     api, headers = client_of(farm, host_decides=True)
     farm.redis.set(redis_keys.PUBLIC_URL, BASE)
     own = api.post("/farm/v1/jobs", json=FOX, headers=headers | {"Host": HOST}).get_json()["id"]
-    at_fals = api.post("/fal-ai/flux/srpo", json={"prompt": "a fox"}, headers=headers | {"Host": "queue.farm.example"})
-    jobs = [farm.store.get(job_id) for job_id in (own, at_fals.get_json()["request_id"])]
+    at_fals = api.post("/fal-ai/flux/srpo", json={"prompt": "a fox"}, headers=headers | {"Host": QUEUE_HOST})
+    submitted = [farm.store.get(job_id) for job_id in (own, at_fals.get_json()["request_id"])]
 
-    assert [farm.links_of(job).base for job in jobs if job] == [f"http://{HOST}", BASE]
+    assert [farm.links_of(job).base for job in submitted if job] == [f"http://{HOST}", f"http://{QUEUE_HOST}"]
+
+
+@pytest.mark.parametrize("path", ["/storage/upload/initiate", "/storage/upload/initiate-multipart"])
+def test_an_upload_begun_at_a_host_name_of_fals_ends_there(farm: Farm, path: str) -> None:
+    api, headers = client_of(farm, host_decides=True)
+    begun = api.post(path, json={}, headers=headers | {"Host": "rest.farm.example"}).get_json()
+    assert set(URL.findall(" ".join(begun.values()))) == {"http://rest.farm.example"}
+
+    if path.endswith("multipart"):
+        tag = api.put(f"{begun['upload_url']}/1", data=b"a fox").get_json()
+        api.post(f"{begun['upload_url']}/complete", json={"parts": [tag]})
+    else:
+        api.put(begun["upload_url"], data=b"a fox")
+
+    assert api.get(begun["file_url"], buffered=True).data == b"a fox"
+
+
+def test_a_token_of_a_host_name_of_fals_leads_to_a_cdn(farm: Farm) -> None:
+    api, headers = client_of(farm, host_decides=True)
+    cdn = api.post("/storage/auth/token", headers=headers | {"Host": "rest.fal.ai"}).get_json()["base_url"]
+
+    made = api.post(f"{cdn}/files/upload", data=b"a fox", headers=headers).get_json()["access_url"]
+
+    assert (cdn, URL.findall(made)) == ("http://rest.fal.ai/fal/cdn", ["http://rest.fal.ai"])
+    assert api.get(made, buffered=True).data == b"a fox"
+
+
+def test_an_image_of_a_host_name_of_fals_is_there(farm: Farm) -> None:
+    api, headers = client_of(farm, host_decides=True)
+    made = api.post("/fal-ai/flux/srpo", json={"prompt": "a fox"}, headers=headers | {"Host": QUEUE_HOST}).get_json()
+    job = jobs.take_one(farm.store)
+    result = jobs.result(job)
+    farm.storage.put(result.images[0].key, b"an image")
+    farm.store.complete(job, result)
+
+    (image,) = api.get(made["response_url"], headers=headers).get_json()["images"]
+
+    assert URL.findall(image["url"]) == [f"http://{QUEUE_HOST}"]
+    assert api.get(image["url"], buffered=True).data == b"an image"
 
 
 def test_a_missing_file_below_the_callers_own_address_is_not_fetched(farm: Farm) -> None:
