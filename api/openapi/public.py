@@ -71,8 +71,8 @@ SECTION = Section(
             "isReady",
             "Check readiness",
             responses={
-                200: Response("The farm accepts requests.", Ready),
-                503: Response("The farm would reject requests.", Unready),
+                200: Response("Redis is reachable and runs scripts; while it is full, submits are refused.", Ready),
+                503: Response("The farm would reject every request.", Unready),
                 **_COMMON,
             },
             is_open=True,

@@ -18,13 +18,13 @@ class Alive(TypedDict, closed=True):
 
 
 class Ready(TypedDict, closed=True):
-    """Redis is reachable and runs scripts."""
+    """Redis is reachable and runs scripts; it may be full."""
 
     status: Literal["ready"]
 
 
 class Unready(TypedDict, closed=True):
-    """The reason why calls would be refused."""
+    """The reason why every call would be refused."""
 
     status: Literal["unready"]
     reason: str
@@ -43,7 +43,8 @@ def routes(client: redis.Redis, registry: CollectorRegistry) -> flask.Blueprint:
     @blueprint.get("/readyz")
     def readyz() -> tuple[Ready | Unready, int]:
         try:
-            # A script proves the connection, the server, and the permission to run scripts.
+            # A script proves the connection, the server, and the permission to run scripts. It writes nothing: all
+            # replicas have one Redis, and while that refuses writes, they still answer polls and serve images.
             client.eval("return redis.call('PING')", 0)
         except redis.exceptions.RedisError as error:
             # The error has the address of Redis, which is for operators only.

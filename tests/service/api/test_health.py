@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from farm.bootstrap import Farm
 from farm.domain.delivery import Attempt, Outcome
-from tests.service.api.calls import UNKNOWN_ID, bearer, submit
+from tests.service.api.calls import UNKNOWN_ID, bearer, post_job, submit
 from tests.service.jobstore import jobs
 from tests.service.jobstore.jobs import FACTS
 
@@ -31,6 +31,17 @@ class Samples:
 def test_alive_and_ready(api: FlaskClient) -> None:
     assert (api.get("/healthz").status_code, api.get("/healthz").get_json()) == (200, {"status": "alive"})
     assert (api.get("/readyz").status_code, api.get("/readyz").get_json()) == (200, {"status": "ready"})
+
+
+def test_an_api_whose_redis_refuses_writes_is_ready_for_reads(api: FlaskClient, farm: Farm) -> None:
+    """All replicas would leave their load balancer together."""
+    job_id = submit(api)
+    farm.redis.config_set("maxmemory", 1)
+    try:
+        assert post_job(api).status_code == 429
+        assert [api.get(path).status_code for path in ("/readyz", f"/farm/v1/jobs/{job_id}")] == [200, 200]
+    finally:
+        farm.redis.config_set("maxmemory", 0)
 
 
 def test_metrics_are_there_before_anything_happened(farm: Farm, api: FlaskClient) -> None:
