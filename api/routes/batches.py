@@ -8,7 +8,7 @@ import flask
 
 from api.context import ApiContext
 from api.http import query
-from api.http.body import digest, idempotency_key, pieces, read_bytes
+from api.http.body import digest, idempotency_key, pieces, read_bytes, refuse_fields
 from api.http.upload_body import MAX_FORM_TEXT, FormWithFile, UploadSlots
 from farm.dialects import openai_batch
 from farm.dialects.answers.batches import BatchList, BatchObject, DeletedFile, FileList, FileObject
@@ -111,7 +111,7 @@ def _add_batches(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def cancel(batch_id: str) -> BatchObject:
         caller = authenticator.caller()
         query.refuse_others()
-        read_bytes()  # nothing, or an empty object
+        refuse_fields()
         return openai_batch.batch(service.cancel(caller, batch_id))
 
 

@@ -58,7 +58,9 @@ def routes(context: ApiContext) -> flask.Blueprint:
     @blueprint.get("/predictions/<job_id>", strict_slashes=False)
     @blueprint.get("/predictions/<job_id>/result", strict_slashes=False)
     def result(job_id: str) -> PredictionAnswer:
-        return wavespeed.answer(service.get(authenticator.caller(), job_id), context.links)
+        job = service.get(authenticator.caller(), job_id)
+        query.refuse_others()
+        return wavespeed.answer(job, context.links)
 
     @blueprint.route("/predictions", methods=["GET", "POST"], strict_slashes=False)
     def page() -> PredictionPageAnswer:
@@ -91,7 +93,9 @@ def routes(context: ApiContext) -> flask.Blueprint:
 
     @blueprint.get("/webhook/secret", strict_slashes=False)
     def secret() -> WaveSpeedSecretAnswer:
-        return {**SUCCESS, "data": {"secret": context.farm.secrets.of(authenticator.caller().id)}}
+        caller = authenticator.caller()
+        query.refuse_others()
+        return {**SUCCESS, "data": {"secret": context.farm.secrets.of(caller.id)}}
 
     return blueprint
 

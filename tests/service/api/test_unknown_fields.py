@@ -9,8 +9,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from farm.bootstrap import Farm
-from tests.service.api.calls import EDITS, FAL_QUEUE, FAL_RUN, GENERATIONS, WAVESPEED, refusal
-from tests.service.jobstore.jobs import FACTS
+from tests.service.api.calls import EDITS, FAL_QUEUE, FAL_RUN, GENERATIONS, WAVESPEED, post_prediction, refusal
+from tests.service.bulk.bulks import BATCHES, create, request
+from tests.service.jobstore.jobs import BASE, FACTS
 
 IMAGE = "https://a.example/a.png"
 #: Each dialect: its path, and its smallest body.
@@ -104,3 +105,30 @@ def test_an_unknown_parameter_of_the_address_is_still_refused(open_with: Callabl
     response = open_with("warn").post(f"{WAVESPEED}?color=red", json={"prompt": "a fox"} | UNKNOWN)
 
     assert "color" in refusal(response, 400, path=WAVESPEED)
+
+
+@pytest.mark.parametrize("path", ["/predictions/{job_id}", "/predictions/{job_id}/result", "/webhook/secret"])
+def test_wavespeeds_reads_refuse_unknown_parameters(api: FlaskClient, path: str) -> None:
+    job_id = post_prediction(api).get_json()["data"]["id"]
+    url = "/api/v3" + path.format(job_id=job_id)
+
+    assert api.get(url).status_code == 200
+    assert "include_inputs: unknown parameter" in refusal(api.get(f"{url}?include_inputs=true"), 400, path=url)
+
+
+@pytest.mark.parametrize(
+    "path", ["/fal/rest/storage/auth/token", "/fal/cdn/files/upload/multipart", "{request}/cancel"]
+)
+def test_fals_calls_that_take_no_fields_refuse_them(api: FlaskClient, path: str) -> None:
+    made = api.post(FAL_QUEUE, json={"prompt": "a fox"}).get_json()["response_url"].removeprefix(BASE)
+    url, method = path.format(request=made), "PUT" if "cancel" in path else "POST"
+
+    assert "seconds: unknown field" in refusal(api.open(url, method=method, json={"seconds": 60}), 422, path=url)
+    assert api.open(url, method=method, json={}).status_code in (200, 202)
+
+
+def test_a_batch_is_not_cancelled_by_a_call_with_fields(api: FlaskClient) -> None:
+    url = f"{BATCHES}/{create(api, request(1))}/cancel"
+
+    assert "reason: unknown field" in refusal(api.post(url, json={"reason": "late"}), 400, path=url)
+    assert api.post(url, json={}).get_json()["status"] == "cancelling"
