@@ -227,6 +227,7 @@ class BulkStep:
         left = self._capacity()
         while left > 0 and not self._is_draining():
             try:
+                self._parts.bulks.refuse_when_full()
                 progress, count = self._feed_some(lines, min(left, LINES_A_STEP))
             except BulkEnded:
                 return 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from itertools import chain
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 import redis
 
@@ -17,6 +18,7 @@ from farm.jobstore import redis_keys, redis_time
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
 from farm.jobstore.memory_guard import MemoryGuard
+from farm.jobstore.scripts import Scripts
 from farm.storage.storage import Storage, new_bulk_key
 from farm.uploads.uploads import ReceivedFile
 
@@ -26,6 +28,8 @@ MIN_KEEP_SECONDS = 2 * 86400.0
 MAX_FILES_PER_CALLER = 30_000
 #: Records that are read at a time.
 _CHUNK = 1000
+#: How many of a caller's oldest records one call looks at, to forget those that are gone.
+_LOOKED_AT = 100
 #: Files that are created at the same time: both results of a bulk.
 _SAME_TIME = 2
 #: How long a deleted file can be named as the end of a page, in seconds.
@@ -45,6 +49,7 @@ class BulkFiles:
     def __init__(self, client: redis.Redis, storage: Storage, guard: Guard = no_guard, *, keep_seconds: float) -> None:
         self._redis = client
         self._guard = guard
+        self._scripts = Scripts(client)
         self._storage = storage
         self._keep_seconds = max(keep_seconds, MIN_KEEP_SECONDS)
         self._memory = MemoryGuard(client)
@@ -158,17 +163,16 @@ class BulkFiles:
 
     def _record(self, file: BulkFile) -> None:
         """Write the record of a file, which Redis deletes in its time, and forget those of the caller that are gone."""
-        name, index = redis_keys.bulk_file(file.id), redis_keys.bulk_files_of(file.caller)
-        now_us = self._now_us()
         with translated():
-            gone = self._expired(index)
-            with self._redis.pipeline() as pipeline:
-                pipeline.hset(name, mapping=_fields(file))
-                pipeline.pexpire(name, max(1, (file.expires_us - now_us) // 1000))
-                pipeline.zadd(index, {file.id: file.created_us})
-                if gone:
-                    pipeline.zrem(index, *gone)
-                pipeline.execute()
+            self._scripts.run(
+                "record_bulk_file",
+                file.id,
+                file.caller,
+                file.created_us,
+                file.expires_us,
+                _LOOKED_AT,
+                *chain.from_iterable(_fields(file).items()),
+            )
 
     def _refuse_too_many(self, index: str) -> None:
         """Raise LimitReached if the index of a caller's files has too many that have not expired."""
@@ -182,7 +186,7 @@ class BulkFiles:
 
     def _expired(self, index: str) -> list[str]:
         """Return ids in the index whose records are gone: of the oldest ones, as many as one call should look at."""
-        oldest = cast(list[str], self._redis.zrange(index, 0, 99))
+        oldest = cast(list[str], self._redis.zrange(index, 0, _LOOKED_AT - 1))
         with self._redis.pipeline(transaction=False) as pipeline:
             for file_id in oldest:
                 pipeline.exists(redis_keys.bulk_file(file_id))
@@ -194,7 +198,7 @@ def _resumed(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _fields(file: BulkFile) -> dict[Any, Any]:
+def _fields(file: BulkFile) -> dict[str, str | int]:
     return {
         "caller": file.caller,
         "name": file.name,

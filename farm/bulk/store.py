@@ -148,6 +148,11 @@ class BulkStore:
                 "release_bulk", leased.id, leased.fence, "" if pause_seconds is None else _us(pause_seconds)
             )
 
+    def refuse_when_full(self) -> None:
+        """Raise StoreFull while the job store accepts no jobs: what bulks leave there must wait, too."""
+        with translated():
+            self._memory.refuse_when_full()
+
     def advance(self, leased: LeasedBulk, progress: Progress, errors: Mapping[int, str]) -> bool:
         """Record that the lines up to `progress` are jobs, or cannot become one: line → error. False: stale fence."""
         refused: list[str | int] = [item for error in errors.items() for item in error]

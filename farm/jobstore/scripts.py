@@ -21,8 +21,15 @@ _FOLDER = resources.files("farm.jobstore") / "lua"
 
 NAMES = tuple(sorted(file.name.removesuffix(".lua") for file in _FOLDER.iterdir() if file.name.endswith(".lua")))
 
-#: Scripts that free memory, or record what has happened already: they run also when Redis has reached its limit.
-_RUN_WHEN_FULL = ("delete", "claim_expired", "finish_delivery", "call_answered")
+#: Scripts that free memory, or record what has happened to a job or a bulk, and lead it to its end: they run also when
+#: Redis has reached its limit. What they add to a record, they add once.
+_RUN_WHEN_FULL = frozenset(
+    {
+        *("delete", "claim_expired", "finish_delivery", "call_answered"),
+        *("renew", "complete", "fail", "cancel", "release"),
+        *("claim_bulk", "renew_bulk", "release_bulk", "change_bulk", "end_bulk", "record_bulk_file"),
+    }
+)
 
 #: A top-level `local` of a shared file, with the comment above it, up to the next comment or `local` at the margin.
 _DEFINITION = re.compile(r"^(?:--.*\n)*local (?:function )?(\w+)(?s:.*?)(?=^--|^local |\Z)", re.MULTILINE)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -197,6 +197,49 @@ def test_a_batch_whose_step_fails_again_and_again_ends(
 
     assert (batch["status"], len(attempts)) == ("failed", MAX_FAULTS)
     assert [error["code"] for error in batch["errors"]["data"]] == ["internal_error"]
+
+
+@contextmanager
+def memory_limit(farm: Farm, limit: int) -> Iterator[None]:
+    """Limit Redis's memory to so many bytes."""
+    farm.redis.config_set("maxmemory", limit)
+    try:
+        yield
+    finally:
+        farm.redis.config_set("maxmemory", 0)
+
+
+def test_lines_wait_while_nothing_new_is_accepted(
+    harness: BulkHarness, api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that cannot become jobs: their errors take memory as well."""
+    monkeypatch.setattr("workers.bulk.RETRY_SECONDS", 0)
+    monkeypatch.setattr("farm.jobstore.memory_guard.MEMORY_READING_SECONDS", 0)
+    batch_id = create(api, *(request(number, n=99) for number in range(3)))
+    key = redis_keys.bulk(batch_id)
+
+    with memory_limit(farm, round(farm.redis.info("memory")["used_memory"] / 0.88)):
+        harness.until_in(batch_id, "in_progress", renders=False)
+        looks = int(farm.redis.hget(key, "fence") or 0)
+        harness.until(lambda: int(farm.redis.hget(key, "fence") or 0) > looks + 2, renders=False)
+        assert farm.redis.exists(redis_keys.bulk_line_errors(batch_id)) == 0
+
+    assert harness.end_of(batch_id)["request_counts"] == {"total": 3, "completed": 0, "failed": 3}
+
+
+def test_what_is_there_ends_while_the_job_store_is_full(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
+    batch_id = create(api, *map(request, range(3)), request(3, n=99))
+    harness.until(lambda: len(job_ids(farm)) == 3, renders=False)
+    done, running = jobs.take(farm.store, "w")
+
+    with memory_limit(farm, 1):
+        farm.store.complete(done, jobs.result(done))
+        assert api.post(f"{BATCHES}/{batch_id}/cancel").get_json()["status"] == "cancelling"
+        harness.until(lambda: jobs.record(farm.store, running.id).cancelling, renders=False)
+        farm.store.fail(running, "cancelled", "x")
+        batch = harness.until_in(batch_id, "cancelled", renders=False)
+
+    assert batch["request_counts"] == {"total": 4, "completed": 1, "failed": 3}
 
 
 def test_a_file_that_vanishes_fails_its_batch(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
