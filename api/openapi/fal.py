@@ -184,7 +184,7 @@ def _of_application(app: str) -> Iterable[Operation]:
         slug("cancel", app),
         f"Cancel a request of {app}",
         responses={
-            **errors(*GUARDED, 404, 413, 422),
+            **errors(*GUARDED, 404, 422),
             202: Response(
                 "It does not start, or stops within one denoising step.",
                 answers.FalCancelled,

@@ -14,7 +14,7 @@ from werkzeug.exceptions import BadRequest
 from api.admission.sse import CHECK_SECONDS, COMMENT, event
 from api.context import ApiContext
 from api.http import fal_hosts, query
-from api.http.body import IMAGES_BODY, read_body, refuse_fields
+from api.http.body import IMAGES_BODY, read_body
 from farm import clock
 from farm.dialects import fal
 from farm.dialects.answers.fal import FalHandle, FalLogLine, FalStatus
@@ -129,7 +129,6 @@ def _add_requests(blueprint: flask.Blueprint, context: ApiContext) -> None:
     def cancel(app: str, request_id: str) -> flask.Response:
         job = find(app, request_id)
         query.refuse_others()
-        refuse_fields()
         return _answer(*fal.cancelled(service.cancel(authenticator.caller(), job.id)))
 
     def find(app: str, request_id: str) -> Job:
