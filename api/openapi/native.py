@@ -237,7 +237,7 @@ SECTION = Section(
             "get",
             f"{PREFIX}/models",
             "listFarmModels",
-            "List the models, their ids in every dialect, and which are served",
+            "List the models with their ids in every dialect, their limits, and the workers that have them loaded",
             responses={200: Response("All models of the catalogue.", answers.FarmModels), **_COMMON},
         ),
         Operation(

@@ -21,7 +21,7 @@ from farm.auth.api_keys import ApiKeyStore, Caller
 from farm.dialects import native
 from farm.dialects.answers import native as answers
 from farm.dialects.links import Links
-from farm.domain.catalogue import MAX_WATCHED_JOBS, MODELS, find
+from farm.domain.catalogue import MAX_WATCHED_JOBS, MODELS, Model, find
 from farm.domain.errors import FarmError, InvalidRequest, Problem, UnknownModel
 from farm.domain.job import Change, Job, Moment, State
 from farm.domain.pause import Group, GroupKind, PausedGroup
@@ -179,9 +179,10 @@ def _add_farm(blueprint: flask.Blueprint, context: ApiContext) -> None:
 
     @blueprint.get("/models")
     def models() -> answers.FarmModels:
-        authenticator.caller()
+        caller = authenticator.caller()
         query.refuse_others()
         served = service.served()
+        workers = stats.workers() if caller.is_admin else None
         return {
             "models": [
                 {
@@ -191,6 +192,8 @@ def _add_farm(blueprint: flask.Blueprint, context: ApiContext) -> None:
                     "served": service.offers(model),
                     "weights": served[model.name].weights or None if model.name in served else None,
                     "safety": served[model.name].safety if model.name in served else None,
+                    "limits": native.model_limits(model),
+                    "workers": None if workers is None else _workers_of(model, workers),
                 }
                 for model in MODELS
             ]
@@ -234,6 +237,12 @@ def _add_operations(blueprint: flask.Blueprint, context: ApiContext) -> None:
         refuse_fields(_IN_THE_QUERY)
         service.resume(_group(context.farm.callers))
         return _pause(stats)
+
+
+def _workers_of(model: Model, workers: Iterable[Worker]) -> list[answers.ModelWorker]:
+    """Return the workers that have a model loaded."""
+    having = (worker for worker in workers if model.name in native.loaded_models(worker.facts))
+    return [native.model_worker(worker.id, worker.facts) for worker in having]
 
 
 def _owner(authenticator: Authenticator, api_keys: ApiKeyStore) -> str | None:
@@ -307,7 +316,7 @@ def _queue(queues: Sequence[Queue], reading: Reading, caller: Caller) -> answers
 
 
 def _model_backlog(backlog: Backlog, reading: Reading) -> answers.ModelBacklog:
-    states = _states_of(each for each in reading.workers if backlog.model in each.facts.get("models", "").split(","))
+    states = _states_of(each for each in reading.workers if backlog.model in native.loaded_models(each.facts))
     is_paused = reading.is_model_paused(backlog.model)
     drained_at = _drained_at(backlog.work_seconds, states, reading, is_paused=is_paused)
     return {**asdict(backlog), "workers": states, "drained_at": drained_at}  # type: ignore[typeddict-item]  # same names

@@ -21,7 +21,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         'farm render "a red fox" --seeds 1-8 --guidance 3,4.5 --sheet',
         "farm render --from prompts.jsonl --out foxes",
     ),
-    "models": ("farm models",),
+    "models": ("farm models", "farm models --json"),
     "top": ("farm top",),
     "usage": ("farm usage", "farm usage --since 90d --csv"),
     "pause": ("farm pause", "farm pause --model kontext", "farm pause --caller bob"),

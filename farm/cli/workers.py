@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import typer
 
 from farm.cli.client import Client, escaped
-from farm.cli.terminal import show_table
+from farm.cli.terminal import say_json, show_table
 from farm.printable import say
 from farm.settings import load
 
@@ -70,19 +70,44 @@ def _group(**options: str | None) -> dict[str, str]:
     return given
 
 
-def models() -> None:
-    """List the models of this farm and their ids."""
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON.")] = False,
+) -> None:
+    """List the models of this farm: limits, ids, and the workers that have them loaded.
+
+    Only an admin key shows the workers.
+    """
     found = Client(load()).get("/models")["models"]
-    rows = [
-        (
-            model["name"],
-            model["weights"] if model["served"] else _unserved(model),
-            model["safety"],
-            " ".join(model["ids"]),
-        )
-        for model in found
-    ]
-    show_table(("model", "weights", "checker", "ids"), rows)
+    if as_json:
+        say_json(found)
+        return
+    columns = ("model", "weights", "checker", "steps", "guidance", "sides", "workers", "ids")
+    show_table(columns, [_model_row(model) for model in found])
+
+
+def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
+    limits = model["limits"]
+    return (
+        model["name"],
+        model["weights"] if model["served"] else _unserved(model),
+        model["safety"],
+        _range(limits["num_inference_steps"]),
+        _range(limits["guidance_scale"]),
+        _range(limits["sides"]),
+        ", ".join(_place(worker) for worker in model["workers"] or ()),
+        " ".join(model["ids"]),
+    )
+
+
+def _range(limits: dict[str, float]) -> str:
+    """Return the values of a field as text; a lone one is fixed."""
+    return "–".join(f"{value:g}" for value in dict.fromkeys((limits["min"], limits["max"])))
+
+
+def _place(worker: dict[str, Any]) -> str:
+    """Return the machine and device of a worker, and its state unless it takes jobs."""
+    state = "" if worker["state"] == "warm" else f"({worker['state']})"
+    return " ".join(filter(None, (worker["host"], worker["device"], state)))
 
 
 def _unserved(model: dict[str, object]) -> str:

@@ -15,7 +15,7 @@ from farm.dialects.error_response import ErrorResponse
 from farm.dialects.fields import FIELDS, ModelFields, parse
 from farm.dialects.links import Links
 from farm.domain.bulk import Bulk, BulkState
-from farm.domain.catalogue import named
+from farm.domain.catalogue import Model, Range, named
 from farm.domain.delivery import TEST, Delivery, Due, is_about_a_bulk
 from farm.domain.errors import FarmError, InvalidRequest, Problem
 from farm.domain.job import Change, Image, Job, Order, Run, State, Webhook
@@ -234,7 +234,7 @@ def worker(
         "pid": int(pid) if pid else None,
         "version": facts.get("version"),
         "device": facts.get("device"),
-        "models": [name for name in facts.get("models", "").split(",") if name],
+        "models": loaded_models(facts),
         "weights": facts.get("weights"),
         "build": facts.get("build"),
         "safety": facts.get("safety"),
@@ -244,6 +244,41 @@ def worker(
         "seen_at": clock.iso(now_us - round(silent_seconds * 1e6)),
         "silent_seconds": silent_seconds,
     }
+
+
+def model_limits(model: Model) -> answers.ModelLimits:
+    """Build the part of an answer that shows what a submit may ask of a model."""
+    parameters, sides = model.parameters_in(NAME), model.sides_in(NAME)
+    return {
+        "num_inference_steps": _range(parameters.steps),
+        "guidance_scale": _number_range(parameters.guidance),
+        "strength": _number_range(parameters.strength) if parameters.strength else None,
+        "input_images": {"min": model.min_inputs, "max": model.max_inputs},
+        "sides": {"min": sides.min, "max": sides.max},
+    }
+
+
+def _range(integers: Range[int]) -> answers.IntegerRange:
+    return {"min": integers.min, "max": integers.max, "default": integers.default}
+
+
+def _number_range(numbers: Range[float]) -> answers.NumberRange:
+    return {"min": numbers.min, "max": numbers.max, "default": numbers.default}
+
+
+def model_worker(worker_id: str, facts: Mapping[str, str]) -> answers.ModelWorker:
+    """Build the part of an answer that shows a worker which has a model loaded."""
+    return {
+        "id": worker_id,
+        "state": facts.get("state", "unknown"),
+        "host": facts.get("host"),
+        "device": facts.get("device"),
+    }
+
+
+def loaded_models(facts: Mapping[str, str]) -> list[str]:
+    """Return the names of the models that a worker has loaded."""
+    return [name for name in facts.get("models", "").split(",") if name]
 
 
 def error_response(status: int, error: FarmError) -> ErrorResponse:

@@ -265,6 +265,13 @@ class Model:
         """Return True if callers of this dialect cannot turn the safety check of its images off."""
         return self.always_checked or TERMS[dialect].always_checked
 
+    def sides_in(self, dialect: str) -> SideLimits:
+        """Return the sides that the model's images may have for callers of this dialect."""
+        if self.sizes is None:
+            return TERMS[dialect].sides
+        sides = list(chain.from_iterable(self.sizes.values()))
+        return SideLimits(min(sides), max(sides))
+
     @property
     def min_inputs(self) -> int:
         """The least input images of a request."""

@@ -341,11 +341,56 @@ class Pause(TypedDict, closed=True):
     paused_groups: list[PausedGroup]
 
 
+class Bounds(TypedDict, closed=True):
+    """The least and the most, both allowed."""
+
+    min: int
+    max: int
+
+
+class IntegerRange(TypedDict, closed=True):
+    """The integers that a field takes, both ends included, and its default. With one value, callers cannot set it."""
+
+    min: int
+    max: int
+    default: int
+
+
+class NumberRange(TypedDict, closed=True):
+    """The numbers that a field takes, both ends included, and its default."""
+
+    min: float
+    max: float
+    default: float
+
+
+class ModelLimits(TypedDict, closed=True):
+    """What `POST /farm/v1/jobs` takes for a model: some fields, its number of input images, and the sides of a
+    rendered image in pixels. `strength` is null where the model has no such field.
+    """
+
+    num_inference_steps: IntegerRange
+    guidance_scale: NumberRange
+    strength: NumberRange | None
+    input_images: Bounds
+    sides: Bounds
+
+
+class ModelWorker(TypedDict, closed=True):
+    """A worker that has a model loaded."""
+
+    id: str
+    state: str
+    host: str | None
+    device: str | None
+
+
 class FarmModel(TypedDict, closed=True):
     """A model in the farm's catalogue.
 
     `served`: a worker has it loaded, or will bring it. `weights`: the loaded weights, `miniature` if they are not the
-    model's own. `safety`: the image checker, `off` if there is none.
+    model's own. `safety`: the image checker, `off` if there is none. `workers` are those that have it loaded; shown to
+    admins only, else null.
     """
 
     name: str
@@ -354,6 +399,8 @@ class FarmModel(TypedDict, closed=True):
     served: bool
     weights: str | None
     safety: str | None
+    limits: ModelLimits
+    workers: list[ModelWorker] | None
 
 
 class FarmModels(TypedDict, closed=True):

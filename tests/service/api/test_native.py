@@ -425,6 +425,38 @@ def test_the_models_are_listed_with_what_is_served(api: FlaskClient) -> None:
     assert "fal-ai/flux/srpo" in listed["srpo"]["ids"]
 
 
+def test_the_models_are_listed_with_their_limits(api: FlaskClient) -> None:
+    listed = {model["name"]: model["limits"] for model in api.get("/farm/v1/models").get_json()["models"]}
+
+    assert listed["srpo-image-to-image"] == {
+        "num_inference_steps": {"min": 10, "max": 50, "default": 40},
+        "guidance_scale": {"min": 1, "max": 20, "default": 4.5},
+        "strength": {"min": 0.01, "max": 1, "default": 0.95},
+        "input_images": {"min": 1, "max": 1},
+        "sides": {"min": 256, "max": 2560},
+    }
+    assert (listed["kontext"]["sides"], listed["kontext"]["strength"]) == ({"min": 672, "max": 1568}, None)
+
+
+@pytest.mark.parametrize("is_admin", [True, False])
+def test_the_workers_that_have_a_model_loaded_are_listed_for_admins(
+    open_api: Callable[..., FlaskClient], farm: Farm, is_admin: bool
+) -> None:
+    api = open_api(with_keys=True)
+    farm.store.renew("w2", FACTS | {"models": "kontext,srpo", "host": "gpu-1", "device": "cuda:0"}, [])
+    key = farm.callers.create("ann", is_admin=is_admin)
+
+    answer = api.get("/farm/v1/models", headers={"Authorization": f"Bearer {key}"}).get_json()
+    workers = {model["name"]: model["workers"] for model in answer["models"]}
+
+    second = {"id": "w2", "state": "warm", "host": "gpu-1", "device": "cuda:0"}
+    assert workers["kontext"] == ([second] if is_admin else None)
+    assert workers["srpo"] == (
+        [{"id": "w", "state": "warm", "host": None, "device": None}, second] if is_admin else None
+    )
+    assert workers["kontext-multi"] == ([] if is_admin else None)
+
+
 def test_the_content_type_of_a_body_is_no_matter(api: FlaskClient) -> None:
     for content_type in ("application/json", "text/plain", "application/x-www-form-urlencoded", ""):
         response = api.post(

@@ -288,3 +288,17 @@ def text_of(shown: RenderableType) -> str:
     with console.capture() as captured:
         console.print(shown)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def test_models_are_listed_with_their_limits_and_the_workers_that_have_them_loaded(farm: Farm, command: Runner) -> None:
+    for name, state in (("w2", "warm"), ("w3", "draining")):
+        farm.store.renew(name, FACTS | {"state": state, "models": "kontext", "host": "gpu-1", "device": "cuda:0"}, [])
+
+    header, *lines = command("models").out.splitlines()
+    listed = {model["name"]: model for model in json.loads(command("models", "--json").out)}
+
+    assert header.split() == ["model", "weights", "checker", "steps", "guidance", "sides", "workers", "ids"]
+    rows = [re.split("  +", line) for line in lines]
+    kontext = next(row for row in rows if row[0] == "kontext")
+    assert kontext[3:7] == ["28", "1–20", "672–1568", "gpu-1 cuda:0, gpu-1 cuda:0 (draining)"]
+    assert [worker["id"] for worker in listed["kontext"]["workers"]] == ["w2", "w3"]
