@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import create_model
 
 from api.openapi import images, native
 from api.openapi.operation import (
@@ -25,13 +25,10 @@ from farm.dialects.openai_batch import BatchInput
 FILES, BATCHES = "/v1/files", "/v1/batches"
 
 
-class JsonLinesForm(BaseModel):
+class JsonLinesForm(openai_batch.FileForm):
     """A form with a file of requests, `custom_id`, `method`, `url` and `body` in each line, and its purpose."""
 
-    model_config = ConfigDict(extra="forbid")
-
     file: bytes
-    purpose: Literal["batch"]
 
 
 #: OpenAI's libraries send null for fields that are not set.

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from api.openapi.document import SECTIONS, document
 from api.openapi.operation import Operation
-from farm.dialects import registry
+from farm.dialects import openai_batch, registry
 from farm.dialects.fields import FIELDS
 from farm.domain.job import State
 from farm.webhooks import signing
@@ -88,6 +88,14 @@ def test_a_model_is_described_with_its_own_fields_and_their_limits(
     assert set(schema["properties"]) == set(FIELDS[model].model_fields)
     assert schema["additionalProperties"] is False
     assert (schema["properties"]["num_images"]["minimum"], schema["properties"]["num_images"]["maximum"]) == (1, 4)
+
+
+def test_the_form_of_a_file_of_requests_is_described_with_every_field_that_it_takes(result: dict[str, Any]) -> None:
+    form = result["paths"]["/v1/files"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    schema = result["components"]["schemas"][form["$ref"].rpartition("/")[2]]
+
+    assert set(schema["properties"]) == {"file", *openai_batch.FileForm.model_fields}
+    assert set(schema["required"]) == {"file", "purpose"}
 
 
 @pytest.mark.parametrize(
