@@ -12,7 +12,7 @@ import redis
 
 from farm.domain.bulk import TRANSITIONS, Bulk, BulkState, Ending, Endpoint, LineProblem, NewBulk, Progress, event_id
 from farm.domain.catalogue import MAX_BULK_SECONDS
-from farm.domain.errors import IdempotencyConflict, InvalidRequest, LimitReached, Problem
+from farm.domain.errors import IdempotencyConflict, InvalidRequest, LimitReached, Problem, RateLimited
 from farm.domain.job import Webhook
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
@@ -24,6 +24,8 @@ from farm.jobstore.scripts import Scripts
 #: Most bulks of a caller that are kept, ended ones included: all callers share the job store's memory. A claim
 #: looks at as many, to find one of another caller.
 MAX_BULKS_PER_CALLER = 10_000
+#: Most bulks that a caller may create in a minute. They do not count as submits: their lines do.
+MAX_BULKS_PER_MINUTE = 60
 #: After how long a caller that has as many should try again, in seconds.
 FULL_RETRY_SECONDS = 60.0
 
@@ -71,12 +73,16 @@ class BulkStore:
                 self._ttl_us + _us(MAX_BULK_SECONDS),
                 new.file.id,
                 MAX_BULKS_PER_CALLER,
+                MAX_BULKS_PER_MINUTE,
                 *chain.from_iterable(_fields_of(new).items()),
             )
         if verdict == "conflict":
             raise IdempotencyConflict
         if verdict == "unknown":
             raise no_such_file(new.file.id)
+        if verdict == "too_fast":
+            message = f"You may create {MAX_BULKS_PER_MINUTE} batches a minute; try again when the next one is allowed."
+            raise RateLimited(message, seconds=int(bulk_id) / 1e6)
         if verdict == "full":
             raise LimitReached(
                 f"You have {MAX_BULKS_PER_CALLER} batches, as many as are kept; try again when the oldest has expired.",

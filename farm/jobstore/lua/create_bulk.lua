@@ -1,11 +1,13 @@
 -- Accept a bulk.
 -- ARGV: id, Idempotency-Key (or none), digest of the body, window_us, how long it is kept after that (us), how long the
--- caller's oldest may have been kept (us), the id of its file, most bulks of a caller, then its record: name, value, name, value, …
--- Returns {verdict, id}: 'accepted', 'repeated', 'conflict', 'unknown' (its file is gone), or 'full'
+-- caller's oldest may have been kept (us), the id of its file, most bulks of a caller, and most that it may create in a minute,
+-- then its record: name, value, name, value, …
+-- Returns {verdict, id}: 'accepted', 'repeated', 'conflict', 'unknown' (its file is gone), or 'full'; or {'too_fast', the time
+-- until one more is allowed (us)}
 local id, idempotency_key, digest = ARGV[1], ARGV[2], ARGV[3]
 local window_us, kept_us, oldest_us, file = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local max_bulks = tonumber(ARGV[8])
-local FIRST_FIELD = 9
+local max_bulks, max_per_minute = tonumber(ARGV[8]), tonumber(ARGV[9])
+local FIRST_FIELD = 10
 local fields = {}
 for i = FIRST_FIELD, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
 local time = now()
@@ -24,6 +26,8 @@ if redis.call('HEXISTS', P .. 'bulk_file:' .. file, 'key') == 0 then return {'un
 local index = P .. 'bulks:' .. fields.caller
 redis.call('ZREMRANGEBYSCORE', index, '-inf', integer(time - oldest_us))
 if redis.call('ZCARD', index) >= max_bulks then return {'full', ''} end
+local wait_us = count_act(fields.caller, 'bulks_until_us', max_per_minute)
+if wait_us > 0 then return {'too_fast', integer(wait_us)} end
 
 local kept_ms = math.ceil((window_us + kept_us) / 1000)
 -- Its bytes stay in storage, even if the file is deleted while lines of it are still to be read.

@@ -622,6 +622,26 @@ def test_one_caller_has_so_many_batches_and_files(
     assert upload(keyed, request(5), headers=ada)
 
 
+def test_one_caller_creates_so_many_batches_in_a_minute(
+    keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farm.bulk.store.MAX_BULKS_PER_MINUTE", 2)
+    file_id = upload(keyed, request(1), headers=ada)
+    keys = [ada | {"Idempotency-Key": str(number)} for number in range(3)]
+    created = [post_batch(keyed, file_id, headers) for headers in (keys[0], keys[0], keys[1])]
+
+    refused = post_batch(keyed, file_id, keys[2])
+
+    assert [each.status_code for each in created] == [200] * 3
+    assert (openai_error(refused, 429)["code"], 0 < int(refused.headers["Retry-After"]) <= 30) == (
+        "rate_limit_exceeded",
+        True,
+    )
+    assert post_batch(keyed, file_id, keys[0]).get_json() == created[0].get_json()
+    assert post_job(keyed, headers=ada).status_code == 202
+    assert create(keyed, request(2), headers=bob)
+
+
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_a_page_of_files_reads_no_more_records_than_it_needs(
     api: FlaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch, order: str
