@@ -619,6 +619,40 @@ def test_a_copied_request_has_the_size_of_its_input_image_in_every_dialect(
         assert (image["width"], image["height"]) == (320, 272), job["model"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "clients"),
+    [
+        ("priority", "low", {"Shell: curl", "JavaScript: fetch"}),
+        ("webhook_url", "https://a.example/hook", {"Shell: curl", "JavaScript: fetch"}),
+        ("webhook_events", "job.failed", {"Shell: curl", "JavaScript: fetch"}),
+        (
+            "sync_mode",
+            "true",
+            {
+                *("Shell: curl", "Shell: curl, as at fal", "Python: fal-client"),
+                *("JavaScript: @fal-ai/client", "JavaScript: fetch"),
+            },
+        ),
+    ],
+)
+def test_a_client_that_cannot_be_told_a_field_is_not_offered(
+    page: Page, field: str, value: str, clients: set[str]
+) -> None:
+    page.locator("#fields summary").click()
+    input_ = page.locator(f"#field-{field}")
+    if field == "sync_mode":
+        input_.check()
+    elif field == "webhook_url":
+        input_.fill(value)
+    else:
+        input_.select_option(value)
+
+    codes = offered_code(page)
+
+    assert set(codes) == clients
+    assert all(field in code and value in code.lower() for code in codes.values())
+
+
 def test_markup_of_a_caller_is_text(page: Page, farm: RunningFarm) -> None:
     dialogs: list[Any] = []
 

@@ -9,10 +9,12 @@ function python(value) {
   return json(value).replace(/("(?:\\.|[^"\\])*")|\b(true|false|null)\b/g, (_, text, word) => text ?? { true: "True", false: "False", null: "None" }[word]);
 }
 
-/** The fields that only the farm's own API takes. */
-const OWN = ["model", "priority", "webhook_url", "webhook_events"];
-/** Those that the clients of OpenAI and WaveSpeed name in another way, or not at all. */
-const RENAMED = ["image_size", "image_url", "image_urls", "sync_mode", "num_images"];
+/** The fields of a job, which only calls of the farm's own API can send. */
+const JOB = ["priority", "webhook_url", "webhook_events"];
+/** The clients that call the farm's own API. */
+const OWN_CLIENTS = ["curl", "fetch"];
+/** The fields that the clients of OpenAI and WaveSpeed name in another way. */
+const RENAMED = ["image_size", "image_url", "image_urls", "num_images"];
 /** Where a dialect's defaults are not the farm's own. */
 const DIFFERING = {
   openai: ["output_format"],
@@ -30,8 +32,9 @@ function namedSides({ full: { image_size: size }, presets }) {
   return typeof size === "object" ? [size.width, size.height] : presets[size];
 }
 
-/** Return true if a dialect takes these sides, and the request's seed. */
+/** Return true if a dialect that answers with URLs takes these sides, and the request's seed. */
 function fits({ body, terms }, dialect, sides) {
+  if (body.sync_mode) return false;
   const { min, max, multiple, min_seed, max_seed } = terms[dialect];
   const seeds = body.seed === undefined ? [] : [body.seed];
   return sides.every((side) => side >= min && side <= max && side % multiple === 0) && seeds.every((seed) => seed >= min_seed && seed <= max_seed);
@@ -44,7 +47,7 @@ function imagesCall(about, dialect) {
   if (!ids[dialect] || !fits(about, dialect, sides) || (takesImages && !images.length)) return undefined;
   const size = sides.length ? { size: sides.join("x") } : {};
   const named = { model: ids[dialect][0], prompt: body.prompt, n: full.num_images, ...size, response_format: "url" };
-  return [named, { ...without(body, ...OWN, ...RENAMED, "prompt"), ...only(full, ...DIFFERING[dialect]) }];
+  return [named, { ...without(body, "model", ...RENAMED, "prompt"), ...only(full, ...DIFFERING[dialect]) }];
 }
 
 /** Return id and fields of a prediction of WaveSpeed's: one image of a given size, always checked, every step in full. */
@@ -53,7 +56,7 @@ function prediction(about) {
   const isOffered = ids.wavespeed && full.num_images === 1 && full.enable_safety_checker && full.acceleration === "none";
   const sides = takesImages ? inputSides : namedSides(about);
   if (!isOffered || !sides || !fits(about, "wavespeed", sides)) return undefined;
-  const own = without(body, ...OWN, ...RENAMED, "enable_safety_checker", "acceleration");
+  const own = without(body, "model", ...RENAMED, "enable_safety_checker", "acceleration");
   const source = takesImages ? { image: images[0] } : {};
   return [ids.wavespeed[0], { ...own, ...only(full, ...DIFFERING.wavespeed), ...source, size: sides.join("*") }];
 }
@@ -106,7 +109,7 @@ console.log(data.map((image) => image.url).join("\\n"));`;
 const CLIENTS = {
   Shell: {
     curl: (about) => curl("farm/v1/jobs", about.body, about),
-    "curl, as at fal": (about) => about.ids.fal && curl(`fal/run/${about.ids.fal[0]}`, without(about.body, ...OWN), about, "Key"),
+    "curl, as at fal": (about) => about.ids.fal && curl(`fal/run/${about.ids.fal[0]}`, without(about.body, "model"), about, "Key"),
     "curl, as at OpenAI": curlImages("openai"),
     "curl, as at AI/ML API": curlImages("aimlapi"),
     "curl, as at Siraya": curlImages("siraya"),
@@ -125,7 +128,7 @@ import fal_client, fal_client.client as fal
 
 fal.RUN_URL_FORMAT = "${farm()}/fal/run/"
 fal.QUEUE_URL_FORMAT = "${farm()}/fal/queue/"
-result = fal_client.subscribe("${ids.fal[0]}", ${python(without(body, ...OWN))})
+result = fal_client.subscribe("${ids.fal[0]}", ${python(without(body, "model"))})
 print(*(image["url"] for image in result["images"]), sep="\\n")`,
 
     openai: pythonImages("openai"),
@@ -148,7 +151,7 @@ print(*result["outputs"], sep="\\n")`;
       `import { fal } from "@fal-ai/client";
 
 fal.config({ credentials: process.env.FARM_API_KEY ?? "any", proxyUrl: { url: "${farm()}/fal/proxy", when: "always" } });
-const { data } = await fal.subscribe("${ids.fal[0]}", { input: ${json(without(body, ...OWN))} });
+const { data } = await fal.subscribe("${ids.fal[0]}", { input: ${json(without(body, "model"))} });
 console.log(data.images.map((image) => image.url).join("\\n"));`,
 
     openai: javascriptImages("openai"),
@@ -180,7 +183,8 @@ console.log(job.error ?? job.images.map((image) => image.url).join("\\n"));`,
 /** Return a group of options for the clients of a language, with the code of each in `texts`. */
 function group(language, clients, about, texts) {
   const options = Object.entries(clients).flatMap(([name, write]) => {
-    const text = write(about);
+    const isTold = OWN_CLIENTS.includes(name) || !JOB.some((field) => field in about.body);
+    const text = isTold && write(about);
     if (!text) return [];
     texts.set(`${language}: ${name}`, text);
     return [element("option", { value: `${language}: ${name}`, textContent: name })];
