@@ -16,7 +16,7 @@ from farm.cli.download import Downloader, FinishedJob, slug
 from farm.cli.output import BUCKET
 from farm.cli.render_options import in_options
 from farm.cli.render_requests import BulkOptions, Requests, grid_axes, render_requests
-from farm.cli.request_fields import image_fields, image_size, image_urls, model_for, takes_several
+from farm.cli.request_fields import ModelNames, image_fields, image_size, image_urls, takes_several
 from farm.cli.request_file import FileRequest, read_requests
 from farm.cli.terminal import say_json, show_images, timings_text
 from farm.client.safety_check import check_fields
@@ -131,7 +131,7 @@ def render(
     urls = image_urls(images or [])
     _render_one(
         given,
-        model_for(model, len(urls)),
+        model,
         urls,
         out=Path(out),
         cancels=cancel_on_interrupt,
@@ -145,6 +145,7 @@ def _render_one(
 ) -> None:
     """Render one job, and download its images."""
     client = Client(load())
+    model = ModelNames(client).model_for(model, len(urls))
     fields = {"model": model, **image_fields(urls, several=takes_several(model)), **given}
     if "enable_safety_checker" not in fields:
         fields |= check_fields(client, model)

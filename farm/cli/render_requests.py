@@ -19,7 +19,7 @@ from farm.cli.manifest import JSON_NAME, Row
 from farm.cli.output import output_at
 from farm.cli.overview import images_text, write_contact_sheets, write_pages
 from farm.cli.render_options import OPTIONS, naming_options
-from farm.cli.request_fields import image_fields, image_size, model_for, takes_several
+from farm.cli.request_fields import ModelNames, image_fields, image_size, takes_several
 from farm.cli.request_file import FileRequest, UnusableRequests, refuse_shared_files
 from farm.cli.terminal import say_json, show_images
 from farm.client.safety_check import check_fields
@@ -99,11 +99,12 @@ def render_requests(requests: Requests, options: BulkOptions) -> None:
 
 def _complete(client: Client, requests: Requests, listed: Sequence[FileRequest]) -> Iterator[FileRequest]:
     """Yield the requests with every field of their calls."""
+    names = ModelNames(client)
     checks: dict[str, dict[str, bool]] = {}
     for request in listed:
         fields = {"model": requests.model, **_unsaid(requests.defaults, request.fields), **request.fields}
         inputs = _inputs(fields, requests.images, request.line)
-        model = fields["model"] = model_for(str(fields["model"]), len(inputs))
+        model = fields["model"] = names.model_for(str(fields["model"]), len(inputs))
         fields |= image_fields(inputs, several=takes_several(model))
         fields.setdefault("output_format", TERMS["native"].output_format)
         if isinstance(size := fields.get("image_size"), str):

@@ -6,9 +6,11 @@ import base64
 import mimetypes
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from farm.client.http import HttpClient
 from farm.domain.catalogue import MAX_INPUT_BYTES, find, for_images
 from farm.domain.errors import FarmError
 
@@ -21,13 +23,26 @@ class UnusableFile(FarmError):
     """A file given with --image cannot be sent."""
 
 
-def model_for(name: str, images: int) -> str:
-    """Return the model that `--model NAME` means with this number of input images; an alias is the farm's to resolve.
+class ModelNames:
+    """The names of models by the ids that this farm lists. It is asked once, and only for ids of its own: aliases."""
 
-    It is the farm's own name, which all its routes take: another id would have the terms of its dialect.
-    """
-    model = for_images(name, images) or find(name)
-    return model.name if model else name
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+
+    def model_for(self, model_id: str, images: int) -> str:
+        """Return the model that `--model ID` means with this number of input images; an unknown id as it is.
+
+        It is the farm's own name, which all its routes take: another id would have the terms of its dialect. Raises
+        CallFailed.
+        """
+        name = model_id if find(model_id) else self._aliases.get(model_id, model_id)
+        model = for_images(name, images) or find(name)
+        return model.name if model else name
+
+    @cached_property
+    def _aliases(self) -> dict[str, str]:
+        models = self._client.get("/models")["models"]
+        return {model_id: model["name"] for model in models for model_id in model["ids"]}
 
 
 def takes_several(model_id: str) -> bool:

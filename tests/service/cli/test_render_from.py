@@ -145,15 +145,16 @@ def test_a_lone_surrogate_in_an_id_or_a_prompt_ends_no_run(live: LiveFarm, run: 
 def test_an_id_of_any_dialect_names_the_same_model_for_one_image_and_for_several(
     live: LiveFarm, farm: Farm, run: Runner, tmp_path: Path
 ) -> None:
-    words = ("render", "a fox", "--size", "256x256", "--steps", "1", "--out", str(tmp_path))
+    words = ("render", "a fox", "--steps", "1", "--out", str(tmp_path))
+    farm.service._aliases = {"sdxl": SRPO.of("siraya")[0]}
 
-    for model_id in (SRPO.name, *(SRPO.of(dialect)[0] for dialect in ("fal", "wavespeed", "siraya"))):
+    for model_id in (SRPO.name, *(SRPO.of(dialect)[0] for dialect in ("fal", "wavespeed", "siraya")), "sdxl"):
         for seeds in ("7", "7,8"):
             assert run.at(live.url)(*words, "--model", model_id, "--seeds", seeds).status == 0, (model_id, seeds)
 
     jobs = [farm.store.get(job_id) for job_id in job_ids(farm)]
     one, *others = (job.request.model_copy(update={"seed": 7}) for job in jobs if job)
-    assert others == [one] * 5, "one job of each single command, and the two of the first grid: the others found them"
+    assert others == [one] * 6, "one job of each single command, and the two of the first grid: the others found them"
 
 
 def test_the_error_of_a_request_names_the_option_that_was_typed(live: LiveFarm, run: Runner, tmp_path: Path) -> None:

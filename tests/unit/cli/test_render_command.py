@@ -12,7 +12,7 @@ import typer
 from farm.cli.client import CallFailed, Client
 from farm.cli.main import app
 from farm.cli.render_options import OPTIONS, in_options, naming_options
-from farm.cli.request_fields import UnusableFile, image_fields, image_urls, model_for
+from farm.cli.request_fields import ModelNames, UnusableFile, image_fields, image_urls
 from farm.client.safety_check import check_fields
 from farm.domain.catalogue import MODELS
 from tests.images import data_uri, sample_image
@@ -28,16 +28,19 @@ URLS = ["https://a.example/fox.png", "http://127.0.0.1:8000/files/x.png", "HTTPS
         ("kontext", ["kontext-text-to-image", "kontext", "kontext-multi", "kontext-multi"]),
         ("kontext-multi", ["kontext-multi"] * 4),
         ("fal-ai/flux/srpo", ["srpo"] * 4),
-        ("dall-e-3", ["dall-e-3"] * 4),
+        ("kontext-id", ["kontext-text-to-image", "kontext", "kontext-multi", "kontext-multi"]),
         ("sdxl", ["sdxl"] * 4),
     ],
 )
 def test_a_short_name_means_the_model_for_so_many_images(name: str, models: list[str]) -> None:
-    assert [model_for(name, count) for count in range(4)] == models
+    names = ModelNames(cast(Client, Models(srpo="off", kontext="bundled")))
+
+    assert [names.model_for(name, count) for count in range(4)] == models
 
 
 def test_short_model_names_lead_to_models_of_the_catalogue() -> None:
-    meant = {model_for(name, count) for name in ("srpo", "kontext") for count in range(3)}
+    names = ModelNames(cast(Client, Models()))
+    meant = {names.model_for(name, count) for name in ("srpo", "kontext") for count in range(3)}
 
     assert meant == {model.name for model in MODELS}
 
@@ -132,8 +135,12 @@ class Models:
 
     def get(self, path: str) -> dict[str, Any]:
         assert path == "/models"
-        models = [{"ids": [name, f"{name}-id"], "served": True, "safety": mode} for name, mode in self._safety.items()]
-        return {"models": models}
+        return {
+            "models": [
+                {"name": name, "ids": [name, f"{name}-id"], "served": True, "safety": mode}
+                for name, mode in self._safety.items()
+            ]
+        }
 
 
 @pytest.mark.parametrize(
