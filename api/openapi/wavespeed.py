@@ -42,6 +42,7 @@ _SIGNED = {
     "webhook-signature": "`v3,` and the signature in hex; the HMAC key is the text of the secret.",
 }
 _PREDICTION = Response("The prediction.", answers.PredictionAnswer)
+_PAGE = Response("A page of predictions.", answers.PredictionPageAnswer)
 _WEBHOOK = Parameter(
     "webhook",
     "Webhook URL, called when the prediction has ended. Not allowed with `enable_sync_mode` or `enable_base64_output`.",
@@ -97,7 +98,7 @@ SECTION = Section(
             "searchPredictions",
             "Search your predictions, newest first",
             body=Body(wavespeed.ListInput, {"page": 1, "page_size": 10}, is_required=False),
-            responses={200: Response("A page of predictions.", answers.PredictionPageAnswer), **errors(*GUARDED, 413)},
+            responses={200: _PAGE, **errors(*GUARDED, 413, 429)},
         ),
         Operation(
             "get",
@@ -108,7 +109,7 @@ SECTION = Section(
                 Parameter(name, "", Annotated[info.annotation, info])
                 for name, info in wavespeed.ListInput.model_fields.items()
             ),
-            responses={200: Response("A page of predictions.", answers.PredictionPageAnswer), **errors(*GUARDED)},
+            responses={200: _PAGE, **errors(*GUARDED, 429)},
         ),
         Operation(
             "post",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from api.context import ApiContext
 from api.http import query
 from api.http.body import IMAGES_BODY, read_body, read_bytes
 from farm.auth.api_keys import Caller
+from farm.concurrency.slots import Slots
 from farm.dialects import wavespeed
 from farm.dialects.answers.wavespeed import (
     SUCCESS,
@@ -24,9 +25,14 @@ from farm.dialects.answers.wavespeed import (
 )
 from farm.dialects.fields import decode
 from farm.domain.catalogue import MODELS, Model
-from farm.domain.errors import NotFinished, NotFound, UnknownModel
+from farm.domain.errors import ConcurrencyLimitReached, NotFinished, NotFound, UnknownModel
 from farm.domain.job import Job
 from farm.service import Service, random_seed
+
+#: Searches by status or model at a time, one of each caller: each reads the records of all jobs that its caller has.
+MAX_SEARCHES = 2
+#: How long, and how many at a time, further ones wait.
+SEARCH_WAIT_SECONDS, MAX_WAITING_SEARCHES = 10.0, 8
 
 _MODELS = tuple(model for model in MODELS if model.of(wavespeed.NAME))
 
@@ -37,6 +43,7 @@ def routes(context: ApiContext) -> flask.Blueprint:
         context.authenticator,
         context.held_calls,
     )
+    searches = Slots(MAX_SEARCHES, per_key=1, max_waiting=MAX_WAITING_SEARCHES)
     blueprint = flask.Blueprint("wavespeed", __name__, url_prefix="/api/v3")
 
     @blueprint.post("/<path_except('(?:predictions|webhook/secret|media/uploads?)(?:/|$)'):endpoint>")
@@ -69,8 +76,15 @@ def routes(context: ApiContext) -> flask.Blueprint:
         listing = wavespeed.read_listing(decode(body) if body else {}, _query())
         if listing.search is None:
             return wavespeed.page(listing, [], 0, context.links)
-        jobs, total = service.search(caller, listing.search, skip=listing.skip, count=listing.size)
+        with nullcontext() if listing.search.is_by_time_only else searching(caller):
+            jobs, total = service.search(caller, listing.search, skip=listing.skip, count=listing.size)
         return wavespeed.page(listing, jobs, total, context.links)
+
+    def searching(caller: Caller) -> AbstractContextManager[None]:
+        refusal = ConcurrencyLimitReached(
+            "Too many searches by status or model are running; try again when one is done."
+        )
+        return searches.held(caller.id, timeout=SEARCH_WAIT_SECONDS, refusal=refusal)
 
     @blueprint.post("/predictions/delete", strict_slashes=False)
     def delete() -> DeletedAnswer:

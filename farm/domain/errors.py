@@ -218,7 +218,7 @@ class TooManyUploads(FarmError):
 
 
 class ConcurrencyLimitReached(FarmError):
-    """Too many calls of one kind at the same time: blocking calls, streams, uploads or large bodies."""
+    """Too many calls of one kind at the same time: blocking calls, streams, uploads, searches or large bodies."""
 
     code = Code.CONCURRENT_REQUESTS_LIMIT
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -13,11 +14,13 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from api.app import create_app
+from api.routes import wavespeed as routes
 from farm.bootstrap import Farm
 from farm.domain.catalogue import SRPO, SRPO_IMAGE
 from farm.domain.errors import StoreUnavailable
-from farm.domain.job import Claimed, Webhook
+from farm.domain.job import Claimed, Job, Search, Webhook
 from farm.jobstore import redis_keys
+from farm.jobstore.store import JobStore
 from farm.settings import Settings
 from tests.farms import wait_for
 from tests.images import data_uri, sample_image
@@ -410,6 +413,38 @@ def test_a_list_that_cannot_be_given_is_refused_by_name(
 
     assert error["data"]["code"] == 1401
     assert named in error["message"]
+
+
+def test_a_caller_searches_its_records_once_at_a_time(
+    keyed: FlaskClient, ada: dict[str, str], bob: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search reads the record of each job that the caller has: many at once would hold up Redis for all others."""
+    begun, released, search = threading.Event(), threading.Event(), JobStore.search
+
+    def search_slowly(store: JobStore, caller: str, wanted: Search, **page: int) -> tuple[list[Job], int]:
+        if wanted.endpoint == "slow":
+            begun.set()
+            assert released.wait(10)
+        return search(store, caller, wanted, **page)
+
+    def page(headers: dict[str, str], **query: str) -> TestResponse:
+        return keyed.get("/api/v3/predictions", query_string=query, headers=headers)
+
+    monkeypatch.setattr(JobStore, "search", search_slowly)
+    monkeypatch.setattr(routes, "SEARCH_WAIT_SECONDS", 0.05)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(page, ada, model="slow")
+        assert begun.wait(10)
+
+        refused = page(ada, status="failed")
+        answered = [page(ada), page(bob, status="failed")]
+
+        released.set()
+        assert slow.result().status_code == 200
+    assert "Too many searches" in gateway_error(refused, 429)["message"]
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert [answer.status_code for answer in answered] == [200, 200]
+    assert page(ada, status="failed").status_code == 200
 
 
 def test_the_list_shows_wavespeeds_predictions_only(api: FlaskClient, farm: Farm) -> None:
