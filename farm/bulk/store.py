@@ -10,15 +10,23 @@ from typing import cast
 
 import redis
 
+from farm.auth.api_keys import LOCAL
 from farm.domain.bulk import TRANSITIONS, Bulk, BulkState, Ending, Endpoint, LineProblem, NewBulk, Progress, event_id
 from farm.domain.catalogue import MAX_BULK_SECONDS
-from farm.domain.errors import IdempotencyConflict, InvalidRequest, LimitReached, Problem, RateLimited
+from farm.domain.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    LimitReached,
+    MemoryShareUsedUp,
+    Problem,
+    RateLimited,
+)
 from farm.domain.job import Webhook
 from farm.domain.limits import Limits
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import translated
 from farm.jobstore.disk_guard import Guard, no_guard
-from farm.jobstore.memory_guard import MemoryGuard
+from farm.jobstore.memory_guard import MAX_KEPT_SHARE, MemoryGuard
 from farm.jobstore.scripts import Scripts
 
 #: Most bulks of a caller that are kept, ended ones included: all callers share the job store's memory. A claim
@@ -160,11 +168,21 @@ class BulkStore:
             self._memory.refuse_when_full()
 
     def advance(self, leased: LeasedBulk, progress: Progress, errors: Mapping[int, str]) -> bool:
-        """Record that the lines up to `progress` are jobs, or cannot become one: line → error. False: stale fence."""
+        """Record that the lines up to `progress` are jobs, or cannot become one: line → error. False: stale fence.
+
+        Raises MemoryShareUsedUp, with nothing recorded, if there are errors and the caller keeps as much as one may.
+        """
         refused: list[str | int] = [item for error in errors.items() for item in error]
         with translated():
-            arguments = (leased.id, leased.fence, progress.offset, progress.line)
-            return bool(self._scripts.run("advance_bulk", *arguments, *refused))
+            arguments = (leased.id, leased.fence, progress.offset, progress.line, self._kept_limit(leased.bulk.caller))
+            recorded = int(self._scripts.run("advance_bulk", *arguments, *refused))
+        if recorded < 0:
+            raise MemoryShareUsedUp(seconds=FULL_RETRY_SECONDS)
+        return bool(recorded)
+
+    def _kept_limit(self, caller: str) -> int:
+        """Return how many bytes the caller may keep in the job store; 0 for the farm's only caller."""
+        return 0 if caller == LOCAL.id else round(self._memory.bytes_for_jobs() * MAX_KEPT_SHARE)
 
     def change(self, leased: LeasedBulk, state: BulkState, **fields: str | int) -> bool:
         """Change the state and fields of the record. False: the fence is stale, or the state has changed meanwhile."""

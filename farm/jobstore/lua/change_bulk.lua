@@ -13,7 +13,8 @@ if not is_end then return 1 end
 redis.call('HSET', bulk_key(id), 'fence', 0)
 redis.call('ZREM', P .. 'bulk_due', id)
 redis.call('ZREM', P .. 'bulk_leases', id)
-redis.call('DEL', bulk_open_key(id), P .. 'bulk_line_errors:' .. id)
+redis.call('DEL', bulk_open_key(id))
+forget_line_errors(id)
 if bulk[3] then
   redis.call('HSET', P .. 'delivery:' .. bulk[5] .. '-0', 'url', bulk[3])
   enqueue_delivery(bulk[5] .. '-0', {job = id, caller = bulk[2], receiver = bulk[4], event = 'batch.' .. state, sequence = 0})

@@ -19,6 +19,7 @@ local function next_due()
     local caller = redis.call('HGET', bulk_key(id), 'caller')
     if not caller then
       redis.call('ZREM', P .. 'bulk_due', id)
+      forget_line_errors(id)
     elseif not has_its_share[caller] then
       if not served[caller] then return id end
       first = first or id

@@ -24,13 +24,14 @@ from farm.storage.local import LocalStorage
 from farm.storage.storage import Chunks, parse_key
 from farm.webhooks.courier import Courier
 from tests.farms import wait_for
-from tests.service.bulk.bulks import BATCHES, FILES, BulkHarness, create, job_ids, request, upload
+from tests.service.bulk.bulks import BATCHES, FILES, BulkHarness, HarnessOpener, create, job_ids, request, upload
 from tests.service.jobstore import jobs
 from tests.service.webhooks.test_courier import CourierHarness
 from tests.service.workers.worker import folder_of
 from tests.webhook_receiver import Receiver, answer, running_receiver
 from workers.bulk import MAX_FAULTS
 
+KEPT_BYTES = redis_keys.PREFIX + "kept_bytes"
 RESULTS = ("output_file_id", "error_file_id")
 ENDPOINT: Endpoint = "/v1/images/generations"
 
@@ -225,6 +226,55 @@ def test_lines_wait_while_nothing_new_is_accepted(
         assert farm.redis.exists(redis_keys.bulk_line_errors(batch_id)) == 0
 
     assert harness.end_of(batch_id)["request_counts"] == {"total": 3, "completed": 0, "failed": 3}
+
+
+def test_errors_of_lines_wait_while_their_caller_keeps_as_much_as_one_may(
+    open_harness: HarnessOpener,
+    keyed: FlaskClient,
+    farm: Farm,
+    ada: dict[str, str],
+    bob: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.bulk.MAX_LIMIT_PAUSE_SECONDS", 0)
+    monkeypatch.setattr("farm.jobstore.memory_guard.MEMORY_READING_SECONDS", 0)
+    harness = open_harness(keyed)
+    with memory_limit(farm, 2 * farm.redis.info("memory")["used_memory"]):
+        farm.redis.hset(KEPT_BYTES, "ada", farm.redis.info("memory")["maxmemory"])
+        hers, his = [create(keyed, request(1, n=99), headers=headers) for headers in (ada, bob)]
+
+        assert harness.end_of(his, bob)["request_counts"]["failed"] == 1
+        harness.until_in(hers, "in_progress", headers=ada)
+        looks = int(farm.redis.hget(redis_keys.bulk(hers), "fence") or 0)
+        harness.until(lambda: int(farm.redis.hget(redis_keys.bulk(hers), "fence") or 0) > looks + 2)
+        assert harness.batch(hers, ada)["request_counts"]["failed"] == 0
+
+        farm.redis.hset(KEPT_BYTES, "ada", 0)
+        assert harness.end_of(hers, ada)["request_counts"]["failed"] == 1
+
+
+@pytest.mark.parametrize("happens", ["it ends", "its record expires"])
+def test_errors_of_lines_count_for_the_memory_of_their_caller_as_long_as_their_batch_is_there(
+    harness: BulkHarness, api: FlaskClient, farm: Farm, happens: str
+) -> None:
+    batch_id = create(api, request(1), request(2, n=99))
+    harness.until(lambda: farm.redis.exists(redis_keys.bulk_line_errors(batch_id)), renders=False)
+    (job_id,) = job_ids(farm)
+
+    def errors_bytes() -> int:
+        return int(farm.redis.hget(KEPT_BYTES, LOCAL.id) or 0) - int(
+            farm.redis.hget(redis_keys.job(job_id), "bytes") or 0
+        )
+
+    (error,) = farm.redis.hvals(redis_keys.bulk_line_errors(batch_id))
+    assert errors_bytes() > len(error)
+    if happens == "it ends":
+        harness.end_of(batch_id)
+    else:
+        farm.redis.delete(redis_keys.bulk(batch_id))
+        farm.redis.zadd(redis_keys.BULK_DUE, {batch_id: 0})
+        harness.until(lambda: farm.redis.zscore(redis_keys.BULK_DUE, batch_id) is None, renders=False)
+    assert errors_bytes() == 0
 
 
 def test_what_is_there_ends_while_the_job_store_is_full(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
