@@ -36,6 +36,10 @@ MAX_BULKS_PER_CALLER = 10_000
 MAX_BULKS_PER_MINUTE = 60
 #: After how long a caller that has as many should try again, in seconds.
 FULL_RETRY_SECONDS = 60.0
+_KEPT_TOO_MUCH = (
+    "Your jobs and batches, those that ended included, take as much memory as one caller may have; delete finished "
+    "jobs, or try again when some have expired."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ class BulkStore:
                 new.file.id,
                 MAX_BULKS_PER_CALLER,
                 MAX_BULKS_PER_MINUTE,
+                self._kept_limit(new.caller),
                 *chain.from_iterable(_fields_of(new).items()),
             )
         if verdict == "conflict":
@@ -91,6 +96,8 @@ class BulkStore:
         if verdict == "too_fast":
             message = f"You may create {MAX_BULKS_PER_MINUTE} batches a minute; try again when the next one is allowed."
             raise RateLimited(message, seconds=int(bulk_id) / 1e6)
+        if verdict == "kept_too_much":
+            raise MemoryShareUsedUp(_KEPT_TOO_MUCH, seconds=FULL_RETRY_SECONDS)
         if verdict == "full":
             raise LimitReached(
                 f"You have {MAX_BULKS_PER_CALLER} batches, as many as are kept; try again when the oldest has expired.",
@@ -177,7 +184,7 @@ class BulkStore:
             arguments = (leased.id, leased.fence, progress.offset, progress.line, self._kept_limit(leased.bulk.caller))
             recorded = int(self._scripts.run("advance_bulk", *arguments, *refused))
         if recorded < 0:
-            raise MemoryShareUsedUp(seconds=FULL_RETRY_SECONDS)
+            raise MemoryShareUsedUp(_KEPT_TOO_MUCH, seconds=FULL_RETRY_SECONDS)
         return bool(recorded)
 
     def _kept_limit(self, caller: str) -> int:

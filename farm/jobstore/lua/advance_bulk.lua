@@ -19,20 +19,14 @@ local function add_errors()
   return bytes
 end
 
--- Count what errors take for the caller's share of the memory, until `forget_line_errors`.
-local function count_errors(caller, bytes)
-  local counted = redis.call('HGET', P .. 'line_error_bytes', id)
-  local total = bytes + (counted and cjson.decode(counted).bytes or 0)
-  redis.call('HSET', P .. 'line_error_bytes', id, cjson.encode({caller = caller, bytes = total}))
-  count_kept(caller, bytes)
-end
-
 if not holds_bulk(id, fence) then return 0 end
 if #ARGV >= FIRST_ERROR then
   local bulk = redis.call('HMGET', bulk_key(id), 'caller', 'kept_until_us')
   local kept_bytes = tonumber(redis.call('HGET', P .. 'kept_bytes', bulk[1]) or 0)
   if max_kept_bytes > 0 and kept_bytes >= max_kept_bytes then return -1 end
-  count_errors(bulk[1], add_errors())
+  local bytes = add_errors()
+  redis.call('HINCRBY', bulk_key(id), 'line_error_bytes', bytes)
+  count_bulk_bytes(id, bulk[1], bytes)
   redis.call('PEXPIRE', P .. 'bulk_line_errors:' .. id, math.ceil((tonumber(bulk[2]) - now()) / 1000))
 end
 redis.call('HSET', bulk_key(id), 'offset', ARGV[3], 'line', ARGV[4])

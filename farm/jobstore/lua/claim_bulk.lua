@@ -19,7 +19,6 @@ local function next_due()
     local caller = redis.call('HGET', bulk_key(id), 'caller')
     if not caller then
       redis.call('ZREM', P .. 'bulk_due', id)
-      forget_line_errors(id)
     elseif not has_its_share[caller] then
       if not served[caller] then return id end
       first = first or id
@@ -28,6 +27,20 @@ local function next_due()
   return first
 end
 
+-- Redis has deleted the records of these bulks: they no longer count for their callers' shares of the memory.
+local function forget_expired()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'bulk_expiry', '-inf', integer(now()), 'LIMIT', 0, 100)) do
+    local counted = redis.call('HGET', P .. 'bulk_bytes', id)
+    if counted then
+      counted = cjson.decode(counted)
+      count_kept(counted.caller, -counted.bytes)
+    end
+    redis.call('HDEL', P .. 'bulk_bytes', id)
+    redis.call('ZREM', P .. 'bulk_expiry', id)
+  end
+end
+
+forget_expired()
 local id = next_due()
 if not id then return end
 redis.call('HSET', bulk_key(id), 'leased', 1, 'held_by', process)

@@ -24,7 +24,17 @@ from farm.storage.local import LocalStorage
 from farm.storage.storage import Chunks, parse_key
 from farm.webhooks.courier import Courier
 from tests.farms import wait_for
-from tests.service.bulk.bulks import BATCHES, FILES, BulkHarness, HarnessOpener, create, job_ids, request, upload
+from tests.service.bulk.bulks import (
+    BATCHES,
+    FILES,
+    BulkHarness,
+    HarnessOpener,
+    create,
+    job_ids,
+    post_batch,
+    request,
+    upload,
+)
 from tests.service.jobstore import jobs
 from tests.service.webhooks.test_courier import CourierHarness
 from tests.service.workers.worker import folder_of
@@ -240,8 +250,10 @@ def test_errors_of_lines_wait_while_their_caller_keeps_as_much_as_one_may(
     monkeypatch.setattr("farm.jobstore.memory_guard.MEMORY_READING_SECONDS", 0)
     harness = open_harness(keyed)
     with memory_limit(farm, 2 * farm.redis.info("memory")["used_memory"]):
-        farm.redis.hset(KEPT_BYTES, "ada", farm.redis.info("memory")["maxmemory"])
         hers, his = [create(keyed, request(1, n=99), headers=headers) for headers in (ada, bob)]
+        farm.redis.hset(KEPT_BYTES, "ada", farm.redis.info("memory")["maxmemory"])
+        refused = post_batch(keyed, upload(keyed, request(1), headers=ada), ada)
+        assert (refused.status_code, "batches" in refused.get_json()["error"]["message"]) == (429, True)
 
         assert harness.end_of(his, bob)["request_counts"]["failed"] == 1
         harness.until_in(hers, "in_progress", headers=ada)
@@ -253,28 +265,24 @@ def test_errors_of_lines_wait_while_their_caller_keeps_as_much_as_one_may(
         assert harness.end_of(hers, ada)["request_counts"]["failed"] == 1
 
 
-@pytest.mark.parametrize("happens", ["it ends", "its record expires"])
-def test_errors_of_lines_count_for_the_memory_of_their_caller_as_long_as_their_batch_is_there(
-    harness: BulkHarness, api: FlaskClient, farm: Farm, happens: str
+def test_a_batch_counts_for_the_memory_of_its_caller_until_its_record_expires(
+    harness: BulkHarness, api: FlaskClient, farm: Farm
 ) -> None:
-    batch_id = create(api, request(1), request(2, n=99))
+    def kept_bytes() -> int:
+        jobs_bytes = sum(int(farm.redis.hget(redis_keys.job(job_id), "bytes") or 0) for job_id in job_ids(farm))
+        return int(farm.redis.hget(KEPT_BYTES, LOCAL.id) or 0) - jobs_bytes
+
+    batch_id = create(api, request(1), request(2, n=99), metadata={"night": "x" * 512})
+    of_record = kept_bytes()
     harness.until(lambda: farm.redis.exists(redis_keys.bulk_line_errors(batch_id)), renders=False)
-    (job_id,) = job_ids(farm)
-
-    def errors_bytes() -> int:
-        return int(farm.redis.hget(KEPT_BYTES, LOCAL.id) or 0) - int(
-            farm.redis.hget(redis_keys.job(job_id), "bytes") or 0
-        )
-
     (error,) = farm.redis.hvals(redis_keys.bulk_line_errors(batch_id))
-    assert errors_bytes() > len(error)
-    if happens == "it ends":
-        harness.end_of(batch_id)
-    else:
-        farm.redis.delete(redis_keys.bulk(batch_id))
-        farm.redis.zadd(redis_keys.BULK_DUE, {batch_id: 0})
-        harness.until(lambda: farm.redis.zscore(redis_keys.BULK_DUE, batch_id) is None, renders=False)
-    assert errors_bytes() == 0
+    assert (of_record > 1000, kept_bytes() > of_record + len(error)) == (True, True)
+
+    harness.end_of(batch_id)
+    assert of_record <= kept_bytes() < of_record + len(error)
+    farm.redis.zadd(redis_keys.PREFIX + "bulk_expiry", {batch_id: 0})
+    farm.bulks.claim(30)
+    assert kept_bytes() == 0
 
 
 def test_what_is_there_ends_while_the_job_store_is_full(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:

@@ -20,14 +20,12 @@ end
 -- True if the process with this fence is the one that works on the bulk.
 local function holds_bulk(id, fence) return redis.call('HGET', bulk_key(id), 'fence') == fence end
 
--- Delete the errors of a bulk's lines: it has ended, or its record is gone.
-local function forget_line_errors(id)
-  redis.call('DEL', P .. 'bulk_line_errors:' .. id)
-  local counted = redis.call('HGET', P .. 'line_error_bytes', id)
-  if not counted then return end
-  redis.call('HDEL', P .. 'line_error_bytes', id)
-  counted = cjson.decode(counted)
-  count_kept(counted.caller, -counted.bytes)
+-- Count what a bulk takes for its caller's share of the memory, until `forget_bulk`.
+local function count_bulk_bytes(id, caller, bytes)
+  local counted = redis.call('HGET', P .. 'bulk_bytes', id)
+  local total = bytes + (counted and cjson.decode(counted).bytes or 0)
+  redis.call('HSET', P .. 'bulk_bytes', id, cjson.encode({caller = caller, bytes = total}))
+  count_kept(caller, bytes)
 end
 
 -- Have a bulk looked at for something that has just happened to it: at once, or when the process that works on it, and may
