@@ -73,9 +73,9 @@ def _group(**options: str | None) -> dict[str, str]:
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON.")] = False,
 ) -> None:
-    """List the models of this farm: limits, ids, and the workers that have them loaded.
+    """List the models with their limits, ids and workers.
 
-    Only an admin key shows the workers.
+    Only an admin key shows the workers that have a model loaded.
     """
     found = Client(load()).get("/models")["models"]
     if as_json:
