@@ -635,7 +635,7 @@ def test_a_copied_request_has_the_size_of_its_input_image_in_every_dialect(
         ),
     ],
 )
-def test_a_client_that_cannot_be_told_a_field_is_not_offered(
+def test_code_is_offered_only_for_clients_that_can_send_the_fields(
     page: Page, field: str, value: str, clients: set[str]
 ) -> None:
     page.locator("#fields summary").click()

@@ -162,7 +162,7 @@ def test_bad_requests_are_in_the_error_file_and_the_good_lines_go_on(harness: Bu
 
 
 @pytest.mark.parametrize("model", ["\ud83d", "x" * 100_000], ids=["a lone surrogate", "a long text"])
-def test_what_no_model_can_be_called_is_refused_in_its_line_and_not_kept(
+def test_a_name_that_no_model_can_have_is_refused_in_its_line_and_not_kept(
     harness: BulkHarness, api: FlaskClient, farm: Farm, model: str
 ) -> None:
     batch = harness.end_of(create(api, request(1, model=model), request(2, model=model)))

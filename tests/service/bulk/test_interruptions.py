@@ -285,7 +285,7 @@ def test_a_batch_counts_for_the_memory_of_its_caller_until_its_record_expires(
     assert kept_bytes() == 0
 
 
-def test_what_is_there_ends_while_the_job_store_is_full(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
+def test_accepted_work_ends_while_the_job_store_is_full(harness: BulkHarness, api: FlaskClient, farm: Farm) -> None:
     batch_id = create(api, *map(request, range(3)), request(3, n=99))
     harness.until(lambda: len(job_ids(farm)) == 3, renders=False)
     done, running = jobs.take(farm.store, "w")
