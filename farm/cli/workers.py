@@ -94,7 +94,7 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
         _range(limits["num_inference_steps"]),
         _range(limits["guidance_scale"]),
         _range(limits["sides"]),
-        ", ".join(_place(worker) for worker in model["workers"] or ()),
+        ", ".join(_location(worker) for worker in model["workers"] or ()),
         " ".join(model["ids"]),
     )
 
@@ -104,7 +104,7 @@ def _range(limits: dict[str, float]) -> str:
     return "–".join(f"{value:g}" for value in dict.fromkeys((limits["min"], limits["max"])))
 
 
-def _place(worker: dict[str, Any]) -> str:
+def _location(worker: dict[str, Any]) -> str:
     """Return the machine and device of a worker, and its state unless it takes jobs."""
     state = "" if worker["state"] == "warm" else f"({worker['state']})"
     return " ".join(filter(None, (worker["host"], worker["device"], state)))

@@ -22,6 +22,8 @@ _DEATHS = 2
 _LOSSES = 5
 #: How long a fault lasts at most, with what follows from it, in seconds.
 _LONGEST_FAULT = 8.0
+#: How long the answer to a direct call may take after its job's end, in seconds.
+_ANSWERING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,8 @@ def _called_again(observations: Observations) -> Iterator[Finding]:
     for one in observations.calls_again:
         jobs = [record for record in observations.records.values() if number_in(record.prompt) == one.ask]
         first = [record for record in jobs if record.created < one.hung_up and record.state == "completed"]
+        if any(one.hung_up - _ANSWERING < record.ended < one.hung_up for record in first):
+            continue  # the answer was on its way: no server knows that nobody read it
         if first and len(jobs) > one.sent == 1 and not _is_disturbed(observations, one):
             yield Finding("doubled", f"ask {one.ask}", f"hung up and called again, {len(jobs)} jobs: {jobs}")
 

@@ -143,6 +143,7 @@ class Record:
     images: tuple[str, ...]
     started: float
     created: float = 0.0
+    ended: float = 0.0
 
 
 @dataclass(slots=True)

@@ -313,6 +313,7 @@ def _record(caller: str, view: Mapping[str, Any]) -> Record:
         names,
         started=moment(view["started_at"]),
         created=moment(view["created_at"]),
+        ended=moment(view["finished_at"]),
     )
 
 

@@ -107,12 +107,12 @@ def give(run: Observations, *jobs: str) -> None:
     run.given += [Given(1, job) for job in jobs]
 
 
-def call_again(run: Observations, *, sent: int = 1) -> None:
+def call_again(run: Observations, *, sent: int = 1, ended: float = 24.5) -> None:
     """Have the caller of the first request hang up on its direct call, and make it again: each made a job."""
     run.asks[1] = an_ask(1, way="fal run", key="", webhook=False)
     for job, created in ((DONE, 20.5), (STRANGER, 23.1)):
         images = run.records[DONE].images
-        run.records[job] = Record(job, "ada", "fox 1 of run 1", "completed", "", images, 24.0, created)
+        run.records[job] = Record(job, "ada", "fox 1 of run 1", "completed", "", images, 24.0, created, ended)
     run.calls_again.append(CallAgain(1, began=20.0, hung_up=21.0, again=23.0, answered=25.0, sent=sent))
 
 
@@ -240,6 +240,14 @@ def test_a_second_job_is_no_fault_if_the_farm_could_not_notice_the_disconnect(ki
     run.injections.append(Injection(kind, 20.2))
 
     assert findings(run) == []
+
+
+@pytest.mark.parametrize(("ended", "number"), [(20.9, 0), (19.5, 1), (21.1, 1)])
+def test_a_second_job_is_no_fault_if_the_first_was_being_answered(ended: float, number: int) -> None:
+    run = a_good_run()
+    call_again(run, ended=ended)
+
+    assert len(findings(run)) == number
 
 
 def test_a_second_job_is_no_fault_if_the_answer_to_the_second_call_was_lost() -> None:

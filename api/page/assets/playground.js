@@ -1,7 +1,6 @@
 // The playground: a form for the chosen model, and what this browser rendered with it.
 import { ApiError, currentKey, get, pause, post } from "./api.js";
 import { Card } from "./card.js";
-import { showCode } from "./code.js";
 import { compare } from "./compare.js";
 import { button, byId, copy, element, say } from "./dom.js";
 import { ModelForm } from "./form.js";
@@ -283,6 +282,7 @@ byId("link").addEventListener("click", async () => {
 byId("code").addEventListener("click", async () => {
   const { body, full, images, model } = form;
   const inputs = { takesImages: Boolean(model.image_field), images, inputSides: await sidesOf(images[0]) };
+  const { showCode } = await import("./code.js"); // few readers want it
   showCode({ body, full, ...inputs, ids: model.ids_of, presets: catalogue.sizes, terms: catalogue.terms, key: currentKey() });
 });
 byId("clear").addEventListener("click", () => {
