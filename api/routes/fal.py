@@ -16,6 +16,7 @@ from api.context import ApiContext
 from api.http import fal_hosts, query
 from api.http.body import IMAGES_BODY, read_body
 from farm import clock
+from farm.auth.api_keys import Caller
 from farm.dialects import fal
 from farm.dialects.answers.fal import FalHandle, FalLogLine, FalStatus
 from farm.dialects.links import Links
@@ -70,7 +71,7 @@ def _add_submits(blueprint: flask.Blueprint, context: ApiContext) -> None:
         caller = authenticator.submitter()
         query.refuse_others("fal_webhook", "fal_max_queue_length")
         order, model = _order(context, endpoint.rstrip("/"))
-        _refuse_long_queue(service, model)
+        _refuse_long_queue(service, model, caller, order)
         job = _about(service.submit_and_get(caller, replace(order, webhook=_webhook())))
         position = 0
         with suppress(StoreUnavailable):  # the job is accepted, so an unknown position is not an error
@@ -216,9 +217,12 @@ def _webhook() -> Webhook | None:
     return None if url is None else Webhook(url)
 
 
-def _refuse_long_queue(service: Service, model: Model) -> None:
+def _refuse_long_queue(service: Service, model: Model, caller: Caller, order: Order) -> None:
+    """Raise QueueTooLong if more requests wait than the caller allows, unless this one waits among them already."""
     max_length = query.integer("fal_max_queue_length", default=None, minimum=0, maximum=2**31)
-    if max_length is not None and (waiting := service.waiting(model)) > max_length:
+    if max_length is None or service.has_idempotency_key(caller, order.idempotency_key):
+        return
+    if (waiting := service.waiting(model)) > max_length:
         raise QueueTooLong(
             f"{waiting} requests wait for '{model.name}', more than fal_max_queue_length={max_length}; try again later."
         )

@@ -20,6 +20,8 @@ from farm.dialects.answers.images import ListedModel, ListedModels
 from farm.dialects.openai_common import ImagesDialect, ParsedCall
 
 _PREFIX = "/v1/"
+#: Longest `Retry-After` that a library may wait for by itself, in seconds: OpenAI's for JavaScript waits for any.
+MAX_RETRY_AFTER = 60
 
 
 def routes(context: ApiContext) -> flask.Blueprint:
@@ -99,6 +101,8 @@ def _with_request_id(response: flask.Response) -> flask.Response:
         if job_id:  # a retry of an accepted call would create a second job
             response.headers["X-Should-Retry"] = "false"
             response.headers.pop("Retry-After", None)
+        elif response.headers.get("Retry-After", 0, int) > MAX_RETRY_AFTER:
+            response.headers["X-Should-Retry"] = "false"
     return response
 
 

@@ -40,9 +40,9 @@ def page() -> str:
 
 def _call_row(code: str, row: Failure) -> str:
     assert row.call is not None
-    after = f"{row.call.retry_after} s" if row.call.retry_after is not None else ""
+    seconds = f"{row.call.retry_after} s" if row.call.retry_after is not None else ""
     fal = f"`{row.call.fal}`" if row.call.fal else ""
-    return f"| `{code}` | {row.call.status} | {after} | {fal} | {row.message} |"
+    return f"| `{code}` | {row.call.status} | {row.call.again or seconds} | {fal} | {row.message} |"
 
 
 def _job_row(code: str, row: Failure) -> str:

@@ -91,6 +91,8 @@ class CallFailure:
     status: int
     #: Seconds after which a retry may succeed; None: the same call fails again.
     retry_after: int | None = None
+    #: When it may succeed, where the seconds follow from the caller's usage.
+    again: str = ""
     #: fal's error type; empty: fal has none.
     fal: str = ""
     #: OpenAI's code; empty: the farm's own.
@@ -170,7 +172,7 @@ FAILURES: Mapping[str, Failure] = {
     ),
     Code.MEMORY_SHARE_USED_UP: Failure(
         "Your jobs take as much memory as one caller may have; delete finished ones, or try again later.",
-        CallFailure(429, 5, openai="rate_limit_exceeded"),
+        CallFailure(429, 5, again="5 s; 60 s if finished jobs take it", openai="rate_limit_exceeded"),
     ),
     Code.QUEUE_TOO_LONG: Failure(
         "The queue is longer than the request accepts; try again later.",
@@ -178,10 +180,11 @@ FAILURES: Mapping[str, Failure] = {
     ),
     Code.RATE_LIMITED: Failure(
         "You have submitted too many requests within a minute; try again later.",
-        CallFailure(429, 5, openai="rate_limit_exceeded"),
+        CallFailure(429, 5, again="when the next one is allowed", openai="rate_limit_exceeded"),
     ),
     Code.IMAGES_USED_UP: Failure(
-        "You have used up today's images; try again tomorrow (UTC).", CallFailure(429, 5, openai="insufficient_quota")
+        "You have used up today's images; try again tomorrow (UTC).",
+        CallFailure(429, 5, again="at midnight UTC", openai="insufficient_quota"),
     ),
     Code.UPLOAD_QUOTA_EXCEEDED: Failure(
         "You have uploaded too much; try again later, or name images by URL.",

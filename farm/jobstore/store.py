@@ -18,7 +18,7 @@ import redis
 from farm import clock
 from farm.concurrency.retry import jittered
 from farm.domain.catalogue import MODELS
-from farm.domain.errors import BulkEnded, IdempotencyConflict, NotFound
+from farm.domain.errors import BulkEnded, IdempotencyConflict, NotFound, StoreDiskFull, StoreFull
 from farm.domain.job import UNKNOWN_ORIGIN, Batch, Claimed, Conditions, Job, NewJob, Origin, Result, Run, Search, State
 from farm.domain.limits import USUAL, Limits, Quota, Usage
 from farm.domain.measures import DEVICE, DRAINED, MILLIONTHS, completion, computed_megapixel_steps
@@ -150,12 +150,37 @@ class JobStore:
         Also raises BulkEnded for a line of a bulk that has ended or ends.
 
         `limits` are its caller's own. If `memory_is_shared` with other callers, its waiting jobs may have half of the
-        memory for new jobs, and all that are kept three quarters. A repeated submit does not count against them, and is
-        never refused.
+        memory for new jobs, and all that are kept three quarters. A repeated submit does not count against them; with
+        an Idempotency-Key it is never refused, also where nothing new is accepted.
 
         A failed job is repeated (`retry_of`) only once: a second submit is answered with the first one's job. Raises
         NotFound if the failed job does not exist.
         """
+        try:
+            return self._submit(new, limits, memory_is_shared=memory_is_shared)
+        except (StoreFull, StoreDiskFull):
+            if first := self._first_of(new):
+                return first
+            raise
+
+    def _first_of(self, new: NewJob) -> Accepted | None:
+        """Return the submit that this one repeats, by its Idempotency-Key, without a change of the job store.
+
+        Raises IdempotencyConflict.
+        """
+        order = new.order
+        if not order.idempotency_key:
+            return None
+        with translated():
+            known = self._redis.get(redis_keys.idempotency(new.caller, order.idempotency_key))
+        if known is None:
+            return None
+        first = json.loads(cast(str, known))
+        if first["digest"] != order.body_digest:
+            raise IdempotencyConflict
+        return Accepted(first["id"], True, 0, ())
+
+    def _submit(self, new: NewJob, limits: Limits, *, memory_is_shared: bool) -> Accepted:
         order, limits = new.order, limits.or_else(self._terms.limits)
         with translated():
             self._memory.refuse_when_full()

@@ -176,6 +176,17 @@ def test_a_tolerated_header_changes_nothing(api: FlaskClient, farm: Farm, name: 
     assert replace(with_it, id="", created_us=0) == replace(without, id="", created_us=0)
 
 
+def test_a_request_that_is_sent_again_is_not_refused_for_waiting_itself(api: FlaskClient) -> None:
+    def send(key: str) -> TestResponse:
+        body, headers = {"prompt": "a fox"}, {"Idempotency-Key": key}
+        return api.post(FAL_QUEUE, json=body, headers=headers, query_string={"fal_max_queue_length": 0})
+
+    first, again, another = send("k1"), send("k1"), send("k2")
+
+    assert again.get_json()["request_id"] == first.get_json()["request_id"]
+    assert another.status_code == 429
+
+
 def test_a_webhook_is_kept_with_the_job(api: FlaskClient, farm: Farm) -> None:
     response = api.post(FAL_QUEUE, json={"prompt": "a"}, query_string={"fal_webhook": "https://a.example/hook?x=1&y=2"})
 

@@ -212,6 +212,20 @@ def test_over_the_rate_each_dialect_says_so_in_its_own_shape(
         assert refused.headers["RateLimit"].startswith('"submits";r=0;t=')
 
 
+def test_openais_libraries_do_not_wait_for_the_next_day(farm: Farm, limited: FlaskClient, ada: dict[str, str]) -> None:
+    """They wait for any `Retry-After` by themselves, unless `X-Should-Retry` tells them not to."""
+    spent = bearer(farm.callers.create("eve", limits=Limits(images_per_day=1)))
+    for key in (spent, ada, ada):
+        submit(limited, headers=key)
+    body, _ = SHAPES[GENERATIONS]
+
+    tomorrow, soon = (limited.post(GENERATIONS, json=body, headers=key) for key in (spent, ada))
+
+    assert int(tomorrow.headers["Retry-After"]) > 60
+    assert tomorrow.headers["X-Should-Retry"] == "false"
+    assert (soon.status_code, soon.headers.get("X-Should-Retry")) == (429, None)
+
+
 def test_polls_go_on_while_submits_are_refused(limited: FlaskClient, ada: dict[str, str]) -> None:
     job_id = submit(limited, headers=ada)
     submit(limited, headers=ada)

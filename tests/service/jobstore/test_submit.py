@@ -12,7 +12,14 @@ import redis
 from farm import clock
 from farm.domain.catalogue import SEEDS
 from farm.domain.delivery import Attempt, Outcome
-from farm.domain.errors import IdempotencyConflict, MemoryShareUsedUp, QueueFull, StoreFull, StoreUnavailable
+from farm.domain.errors import (
+    IdempotencyConflict,
+    MemoryShareUsedUp,
+    QueueFull,
+    StoreDiskFull,
+    StoreFull,
+    StoreUnavailable,
+)
 from farm.domain.job import Conditions, State, Webhook
 from farm.jobstore import redis_keys
 from farm.jobstore.connection import connect
@@ -38,6 +45,28 @@ from tests.service.jobstore.jobs import (
 def finish_one(store: JobStore) -> None:
     job = take_one(store)
     assert store.complete(job, result(job))
+
+
+def full_disk(_change: str) -> None:
+    raise StoreDiskFull
+
+
+@pytest.mark.parametrize("cause", ["memory", "disk"])
+def test_a_repeat_is_answered_where_nothing_new_is_accepted(client: redis.Redis, store: JobStore, cause: str) -> None:
+    first = store.submit(new_job(key="k", digest="d"))
+    full = JobStore(client, TERMS, full_disk) if cause == "disk" else store
+    client.config_set("maxmemory", 1 if cause == "memory" else 0)
+    try:
+        again = full.submit(new_job(key="k", digest="d"))
+        with pytest.raises(IdempotencyConflict):
+            full.submit(new_job(key="k", digest="another"))
+        for new in (new_job(key="another", digest="d"), new_job()):
+            with pytest.raises((StoreFull, StoreDiskFull)):
+                full.submit(new)
+    finally:
+        client.config_set("maxmemory", 0)
+
+    assert (again.id, again.repeated) == (first.id, True)
 
 
 def test_a_job_comes_back_as_it_was_submitted(store: JobStore) -> None:
