@@ -48,7 +48,7 @@ class RateLimiter:
         elapsed = clock.monotonic() - refused.at
         if elapsed >= min(refused.error.stands_seconds, _MAX_REPEAT_SECONDS) or caller.limits != refused.limits:
             self._refused.pop(caller.id, None)
-        elif not (idempotency_key and self._service.has_idempotency_key(caller, idempotency_key)):
+        elif not self._service.has_idempotency_key(caller, idempotency_key):
             raise refused.error.later(elapsed)
 
     def _answer(self, error: LimitReached) -> flask.Response:

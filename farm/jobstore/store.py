@@ -212,7 +212,9 @@ class JobStore:
         return Accepted(job_id, verdict == "repeated", idle, limits.quotas(usage))
 
     def has_idempotency_key(self, caller: str, idempotency_key: str) -> bool:
-        """Return True if the caller has a job with this Idempotency-Key."""
+        """Return True if the caller has a job with this Idempotency-Key; False for an empty one."""
+        if not idempotency_key:
+            return False
         with translated():
             return bool(self._redis.exists(redis_keys.idempotency(caller, idempotency_key)))
 
