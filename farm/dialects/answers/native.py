@@ -365,8 +365,10 @@ class NumberRange(TypedDict, closed=True):
 
 
 class ModelLimits(TypedDict, closed=True):
-    """What `POST /farm/v1/jobs` takes for a model: some fields, its number of input images, and the sides of a
-    rendered image in pixels. `strength` is null where the model has no such field.
+    """The limits of a model at `POST /farm/v1/jobs`.
+
+    These are the ranges of some fields (`strength` is null where the model has no such field), its number of input
+    images, and the sides of a rendered image in pixels.
     """
 
     num_inference_steps: IntegerRange

@@ -20,7 +20,7 @@ end
 -- True if the process with this fence is the one that works on the bulk.
 local function holds_bulk(id, fence) return redis.call('HGET', bulk_key(id), 'fence') == fence end
 
--- Count what a bulk takes for its caller's share of the memory, until `forget_bulk`.
+-- Count what a bulk takes for its caller's share of the memory, until its record has expired (`claim_bulk`).
 local function count_bulk_bytes(id, caller, bytes)
   local counted = redis.call('HGET', P .. 'bulk_bytes', id)
   local total = bytes + (counted and cjson.decode(counted).bytes or 0)
